@@ -1,4 +1,7 @@
 /** The one model of a builder: everything a client must know, and nothing else. All client forms are rendered from it. */
+import { isIP } from "node:net";
+import { toHostKey, toPublicHostKey } from "../ssh/hostKey.ts";
+import { InvalidValue } from "./invalidValue.ts";
 
 /** Nix's two ways of talking to a store over SSH: `ssh-ng` runs `nix-daemon --stdio`, `ssh` runs `nix-store --serve`. */
 export type Protocol = "ssh-ng" | "ssh";
@@ -33,4 +36,131 @@ export interface BuildMachine {
   readonly mandatoryFeatures: readonly string[];
   /** Base64 of the OpenSSH public host key line (`ssh-ed25519 AAAA…`). */
   readonly publicHostKey: string;
+}
+
+/**
+ * Checks one builder and brings it into its one canonical form: no feature twice, mandatory features not again among the
+ * supported ones, the host key without comment.
+ *
+ * Its strings go unquoted into the `machines` file (split on white space, `;`, `#`), ssh_config, Nix, YAML and shell text, so each
+ * is held to what is harmless in all of them.
+ *
+ * @param where what stands before the field name in an error; default: the alias
+ * @throws InvalidValue for the first field that can't be used
+ */
+export function checkBuildMachine(machine: BuildMachine, where: string = machine.alias): BuildMachine {
+  const at = (field: string) => `${where}.${field}`;
+  const { sshKey } = machine;
+  const mandatoryFeatures = unique(machine.mandatoryFeatures);
+  const supportedFeatures = unique(machine.supportedFeatures).filter((feature) => !mandatoryFeatures.includes(feature));
+  if (machine.systems.length === 0) throw new InvalidValue(at("systems"), [], "at least one Nix system");
+  return {
+    alias: checkAlias(machine.alias, at("alias")),
+    hostName: checkHostName(machine.hostName, at("hostName")),
+    port: checkWhole(machine.port, at("port"), 1, 65535),
+    protocol: checkProtocol(machine.protocol, at("protocol")),
+    systems: unique(machine.systems).map((system) => checkSystem(system, at("systems"))),
+    sshUser: checkSshUser(machine.sshUser, at("sshUser")),
+    ...(sshKey === undefined ? {} : { sshKey: checkPath(sshKey, at("sshKey")) }),
+    maxJobs: checkWhole(machine.maxJobs, at("maxJobs"), 1, 2 ** 31 - 1),
+    speedFactor: checkWhole(machine.speedFactor, at("speedFactor"), 1, 2 ** 31 - 1),
+    supportedFeatures: supportedFeatures.map((feature) => checkFeature(feature, at("supportedFeatures"))),
+    mandatoryFeatures: mandatoryFeatures.map((feature) => checkFeature(feature, at("mandatoryFeatures"))),
+    publicHostKey: toPublicHostKey(toHostKey(machine.publicHostKey, at("publicHostKey"))),
+  };
+}
+
+/**
+ * Checks the builders of one client together: each as `checkBuildMachine`, and no name standing for two of them.
+ *
+ * A name that meant two builders would let either one's host key pass for the other's.
+ *
+ * @throws InvalidValue
+ */
+export function checkBuildMachines(machines: readonly BuildMachine[]): BuildMachine[] {
+  const checked = machines.map((machine) => checkBuildMachine(machine));
+  const aliases = new Set<string>();
+  for (const { alias } of checked) {
+    if (aliases.has(alias)) throw new InvalidValue("alias", alias, "a name that no other builder has");
+    aliases.add(alias);
+  }
+  for (const { alias, hostName } of checked) {
+    if (hostName.toLowerCase() !== alias && aliases.has(hostName.toLowerCase())) {
+      throw new InvalidValue(`${alias}.hostName`, hostName, "an address that isn't the alias of another builder");
+    }
+  }
+  return checked;
+}
+
+/** A builder's alias: a host name to ssh, a resource name to Pulumi, an attribute name to Nix. */
+export function checkAlias(alias: string, field = "alias"): string {
+  // Nix runs a builder called `localhost` without ssh.
+  if (/^[a-z][a-z0-9-]{0,62}$/.test(alias) && alias !== "localhost") return alias;
+  throw new InvalidValue(
+    field,
+    alias,
+    "a lower-case letter followed by up to 62 lower-case letters, digits and hyphens, and not localhost",
+  );
+}
+
+/** An address: a DNS name, an IPv4 address, or an IPv6 address without brackets and zone. */
+export function checkHostName(hostName: string, field = "hostName"): string {
+  const isAddress = isIP(hostName) !== 0 && !hostName.includes("%");
+  const labels = hostName.split(".");
+  const isDnsName =
+    hostName.length <= 253 &&
+    labels.every((label) => /^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$/.test(label)) &&
+    !/^[0-9]+$/.test(labels.at(-1) ?? "");
+  if (isAddress || isDnsName) return hostName;
+  throw new InvalidValue(field, hostName, "a DNS name, an IPv4 address, or an IPv6 address without brackets and zone");
+}
+
+/** A user name on the builder. */
+export function checkSshUser(sshUser: string, field = "sshUser"): string {
+  if (/^[A-Za-z_][A-Za-z0-9_.-]{0,31}$/.test(sshUser)) return sshUser;
+  throw new InvalidValue(
+    field,
+    sshUser,
+    "a user name of at most 32 letters, digits and _ . - that starts with a letter or _",
+  );
+}
+
+/** A Nix system, also one that this project has no builders for, for instance `aarch64-darwin`. */
+export function checkSystem(system: string, field = "systems"): string {
+  if (/^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)+$/.test(system)) return system;
+  throw new InvalidValue(field, system, "a Nix system such as x86_64-linux: letters, digits and _, joined by hyphens");
+}
+
+/** A system feature. `-` alone is none: in a `machines` file it means an empty list. */
+export function checkFeature(feature: string, field = "supportedFeatures"): string {
+  if (/^[A-Za-z0-9][A-Za-z0-9._+:-]*$/.test(feature)) return feature;
+  throw new InvalidValue(field, feature, "a word of letters, digits and . _ + : - that starts with a letter or digit");
+}
+
+/**
+ * An absolute path on a client. Neither `nix.conf` nor `machines` has quotes, and ssh_config expands `%` and `${…}` in paths, so
+ * only plain characters are left. Letters of any alphabet are plain.
+ */
+export function checkPath(path: string, field = "path"): string {
+  if (/^\/[\p{L}\p{M}\p{N}/._+@:=,-]*$/u.test(path)) return path;
+  throw new InvalidValue(
+    field,
+    path,
+    "an absolute path of letters, digits and / . _ + @ : = , - (the files that Nix reads have no way to quote a space)",
+  );
+}
+
+function checkWhole(value: number, field: string, least: number, most: number): number {
+  if (Number.isInteger(value) && value >= least && value <= most) return value;
+  throw new InvalidValue(field, value, `a whole number from ${least} to ${most}`);
+}
+
+/** Types don't hold for JSON from outside. */
+function checkProtocol(protocol: string, field: string): Protocol {
+  if (protocol === "ssh-ng" || protocol === "ssh") return protocol;
+  throw new InvalidValue(field, protocol, "ssh-ng or ssh");
+}
+
+function unique(values: readonly string[]): string[] {
+  return [...new Set(values)];
 }
