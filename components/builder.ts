@@ -1,0 +1,63 @@
+/** A builder: a machine, measured from the inside where that is possible, as clients are told of it. */
+import * as remote from "@pulumi/command/remote/command.js";
+import * as pulumi from "@pulumi/pulumi";
+import { measureCommand, parseMeasurement, type Measurement } from "../src/bootstrap/measure.ts";
+import type { BuilderSpec } from "../src/fleetSpec.ts";
+import type { BuildMachine } from "../src/nix/buildMachine.ts";
+import { toPublicHostKey } from "../src/ssh/hostKey.ts";
+import type { Machine } from "./machines/machine.ts";
+
+/** Arguments of a `Builder`. */
+export interface BuilderArgs {
+  readonly spec: BuilderSpec;
+  readonly machine: Machine;
+}
+
+/** What Nix sees of a machine. */
+export class Builder extends pulumi.ComponentResource {
+  /** The entry of `nix.buildMachines`. */
+  readonly buildMachine: pulumi.Output<BuildMachine>;
+  /** What the machine says of itself; `undefined` where the fleet has no administrative connection. */
+  readonly measurement: pulumi.Output<Measurement | undefined>;
+  /** Values on whose change everything proven of the builder is proven again. */
+  readonly triggers: readonly pulumi.Input<string>[];
+
+  constructor(name: string, { spec, machine }: BuilderArgs, opts?: pulumi.ComponentResourceOptions) {
+    super("nix-builder-fleet:index:Builder", name, {}, opts);
+    this.triggers = [JSON.stringify(spec), machine.generation, machine.hostKey];
+    this.measurement =
+      machine.admin === undefined
+        ? pulumi.output(undefined)
+        : new remote.Command(
+            `${name}-measurement`,
+            {
+              connection: machine.admin,
+              create: measureCommand,
+              triggers: [...this.triggers],
+              addPreviousOutputInEnv: false,
+              logging: "none",
+            },
+            // pulumi.secret(connection) would make what is printed a secret too; it holds none.
+            { parent: this, ...(machine.resource && { deletedWith: machine.resource }) },
+          ).stdout.apply(parseMeasurement);
+    this.buildMachine = pulumi
+      .all([machine.address, machine.port, machine.sshUser, machine.hostKey, this.measurement])
+      .apply(([hostName, port, sshUser, hostKey, measurement]): BuildMachine => {
+        return {
+          alias: spec.alias,
+          hostName,
+          port,
+          protocol: spec.protocol,
+          systems: [spec.system],
+          sshUser,
+          maxJobs: spec.maxJobs ?? measurement?.cpus ?? 1,
+          speedFactor: spec.speedFactor,
+          supportedFeatures: spec.supportedFeatures,
+          mandatoryFeatures: spec.mandatoryFeatures,
+          publicHostKey: toPublicHostKey(hostKey),
+          ...(spec.provider === "existing" && spec.sshKey !== undefined && { sshKey: spec.sshKey }),
+        };
+      });
+    this.registerOutputs({ buildMachine: this.buildMachine, measurement: this.measurement });
+  }
+}

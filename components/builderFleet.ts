@@ -1,0 +1,93 @@
+/** A fleet: keys, machines, builders, the emitted client files, and a smoke test for each builder. */
+import * as pulumi from "@pulumi/pulumi";
+import type { BuilderSpec, FleetSpec } from "../src/fleetSpec.ts";
+import { emulationOwner } from "../src/local/plan.ts";
+import type { BuildMachine } from "../src/nix/buildMachine.ts";
+import type { System } from "../src/nix/system.ts";
+import type { Verdict } from "../src/smoke/smokeTest.ts";
+import { Builder } from "./builder.ts";
+import { ClientDirectory } from "./clientDirectory.ts";
+import { ExistingMachine } from "./machines/existing.ts";
+import { LocalEmulation, LocalMachine } from "./machines/local.ts";
+import type { Machine, MachineKeys } from "./machines/machine.ts";
+import { SmokeTest } from "./smokeTest.ts";
+import { SshIdentity } from "./sshIdentity.ts";
+
+/** Arguments of a `BuilderFleet`. */
+export interface BuilderFleetArgs {
+  /** Plain data that alone decides what exists. */
+  readonly spec: FleetSpec;
+  /** Systems whose emulation the fleet registers on this machine for its local builders. */
+  readonly emulated: readonly System[];
+  /** Folder on this machine for what belongs to the stack. Absolute. */
+  readonly directory: string;
+}
+
+/** All builders of one stack, verified. */
+export class BuilderFleet extends pulumi.ComponentResource {
+  /** The builders as clients are told of them, in the order of the configuration. */
+  readonly buildMachines: pulumi.Output<BuildMachine[]>;
+  /** Builder name → verdict of its smoke test. */
+  readonly verification: pulumi.Output<Record<string, Verdict>>;
+  /** Key pair of the clients. */
+  readonly clientIdentity: SshIdentity;
+  /** Key pair for administration. */
+  readonly adminIdentity: SshIdentity;
+
+  constructor(name: string, args: BuilderFleetArgs, opts?: pulumi.ComponentResourceOptions) {
+    super("nix-builder-fleet:index:BuilderFleet", name, {}, opts);
+    const { spec, directory } = args;
+    const child = { parent: this };
+    this.clientIdentity = new SshIdentity("client", child);
+    this.adminIdentity = new SshIdentity("admin", child);
+    const keys: MachineKeys = {
+      clientPublicKey: this.clientIdentity.publicKey,
+      adminPublicKey: this.adminIdentity.publicKey,
+      adminPrivateKey: this.adminIdentity.privateKey,
+    };
+    const owner = emulationOwner(spec.fleet, directory);
+    const emulations = new Map(
+      args.emulated.map((system) => [system, new LocalEmulation(`emulation-${system}`, { owner, system }, child)]),
+    );
+    const machineFor = (builder: BuilderSpec): Machine => {
+      switch (builder.provider) {
+        case "local": {
+          const emulation = emulations.get(builder.system);
+          return new LocalMachine(builder.name, { ...keys, spec: builder, directory, emulation }, child);
+        }
+        case "existing":
+          return new ExistingMachine(builder.name, { spec: builder }, child);
+      }
+    };
+    const builders = spec.builders.map((builder) => ({
+      spec: builder,
+      builder: new Builder(builder.name, { spec: builder, machine: machineFor(builder) }, child),
+    }));
+    this.buildMachines = pulumi.all(builders.map(({ builder }) => builder.buildMachine));
+    const client = new ClientDirectory(
+      "client-files",
+      {
+        directory: `${directory}/client`,
+        machines: this.buildMachines,
+        privateKey: this.clientIdentity.privateKey,
+      },
+      child,
+    );
+    const verdicts = builders.map(({ spec: builderSpec, builder }) => {
+      const smokeTest = new SmokeTest(
+        `${builderSpec.name}-smoke-test`,
+        {
+          spec: builderSpec,
+          clientDirectory: client.directory,
+          measurement: builder.measurement,
+          timeout: spec.smokeTimeout,
+          triggers: [...builder.triggers, this.clientIdentity.publicKey],
+        },
+        child,
+      );
+      return smokeTest.verdict.apply((verdict) => [builderSpec.name, verdict] as const);
+    });
+    this.verification = pulumi.all(verdicts).apply((entries) => Object.fromEntries(entries));
+    this.registerOutputs({ buildMachines: this.buildMachines, verification: this.verification });
+  }
+}

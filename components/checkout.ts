@@ -1,0 +1,23 @@
+/** How components run this project's own scripts. */
+import { resolve } from "node:path";
+import * as pulumi from "@pulumi/pulumi";
+
+/** Arguments that all commands share: run in the checkout, with nothing of earlier runs in the environment. */
+export const commandDefaults = { dir: resolve(import.meta.dirname, ".."), addPreviousOutputInEnv: false } as const;
+
+/**
+ * Command text that runs a script of `src` with the Node that runs this program's scripts, the one on PATH.
+ *
+ * @param script Path below `src`.
+ * @param words Arguments that need no quoting: names and paths that the configuration's rules let through.
+ */
+export function scriptCommand(script: string, ...words: readonly string[]): string {
+  for (const word of words) {
+    if (!/^[A-Za-z0-9_.+/@:-]+$/.test(word)) {
+      throw new pulumi.RunError(
+        `${word}: this path or name has a character that can't stand in a command; move the checkout to a path of letters, digits and '_.+-@/'`,
+      );
+    }
+  }
+  return ["node", "--disable-warning=ExperimentalWarning", `src/${script}`, ...words].join(" ");
+}

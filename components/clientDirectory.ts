@@ -1,0 +1,45 @@
+/** The emitted client files on this machine: what the smoke test and `npx fleet` use, gone with the stack. */
+import * as command from "@pulumi/command/local/command.js";
+import * as pulumi from "@pulumi/pulumi";
+import type { BuildMachine } from "../src/nix/buildMachine.ts";
+import { clientFiles, clientKeyName } from "../src/nix/clientFiles.ts";
+import { commandDefaults, scriptCommand } from "./checkout.ts";
+
+/** Arguments of a `ClientDirectory`. */
+export interface ClientDirectoryArgs {
+  /** Absolute path. */
+  readonly directory: string;
+  readonly machines: pulumi.Input<readonly BuildMachine[]>;
+  /** OpenSSH private key of the client. */
+  readonly privateKey: pulumi.Input<string>;
+}
+
+/** A folder with `machines`, `nix.conf`, `ssh_config`, `known_hosts` and `id_ed25519`. */
+export class ClientDirectory extends pulumi.ComponentResource {
+  /** The folder, once the files are in it. */
+  readonly directory: pulumi.Output<string>;
+
+  constructor(name: string, args: ClientDirectoryArgs, opts?: pulumi.ComponentResourceOptions) {
+    super("nix-builder-fleet:index:ClientDirectory", name, {}, opts);
+    const { directory } = args;
+    const write = scriptCommand("client/main.ts", "write", directory);
+    const files = pulumi
+      .all([args.machines, args.privateKey])
+      .apply(([machines, privateKey]) =>
+        JSON.stringify({ ...clientFiles(machines, { directory }), [clientKeyName]: privateKey }),
+      );
+    const written = new command.Command(
+      name,
+      {
+        ...commandDefaults,
+        create: write,
+        update: write,
+        delete: scriptCommand("client/main.ts", "remove", directory),
+        stdin: pulumi.secret(files),
+      },
+      { parent: this },
+    );
+    this.directory = written.id.apply(() => directory);
+    this.registerOutputs({ directory: this.directory });
+  }
+}

@@ -1,0 +1,31 @@
+/** The one contract between providers and builders: what a machine is, whoever made it. */
+import type * as pulumi from "@pulumi/pulumi";
+import type { types } from "@pulumi/command";
+
+/** A machine that can become a builder. */
+export interface Machine {
+  /** Address that clients connect to. */
+  readonly address: pulumi.Input<string>;
+  /** TCP port of its sshd. */
+  readonly port: pulumi.Input<number>;
+  /** User that clients log in as. */
+  readonly sshUser: pulumi.Input<string>;
+  /** OpenSSH public host key line, pinned: known before the machine was reached for the first time. */
+  readonly hostKey: pulumi.Input<string>;
+  /** How root is reached, with `hostKey` set; `undefined` on a machine that isn't the fleet's to administer. */
+  readonly admin?: types.input.remote.ConnectionArgs;
+  /** What the machine lives in: when it is deleted, nothing on it needs deleting. `undefined`: nothing of the stack's. */
+  readonly resource?: pulumi.Resource;
+  /** Changes whenever it may have become another machine, or was started anew: what was proven before then is proven again. */
+  readonly generation: pulumi.Input<string>;
+}
+
+/** What every provider is given beside its own part of the builder's specification. */
+export interface MachineKeys {
+  /** Public key that may speak the Nix store protocols, and nothing else. */
+  readonly clientPublicKey: pulumi.Input<string>;
+  /** Public key that may administer. */
+  readonly adminPublicKey: pulumi.Input<string>;
+  /** Private key of the same, for the administrative connection. */
+  readonly adminPrivateKey: pulumi.Input<string>;
+}

@@ -1,0 +1,76 @@
+/** What the CLI knows of a fleet: the stack's outputs, asked for by the Pulumi CLI of this checkout. */
+import { resolve } from "node:path";
+import { execa } from "execa";
+import * as z from "zod";
+import { writeClientDirectory } from "../client/directory.ts";
+import type { BuildMachine } from "../nix/buildMachine.ts";
+import { clientFiles, clientKeyName } from "../nix/clientFiles.ts";
+
+const checkout = resolve(import.meta.dirname, "../..");
+
+/** A problem that the message explains in full; the CLI prints it and exits with 1. */
+export class CliError extends Error {
+  override readonly name = "CliError";
+}
+
+const buildMachine = z.object({
+  alias: z.string(),
+  hostName: z.string(),
+  port: z.number(),
+  protocol: z.enum(["ssh-ng", "ssh"]),
+  systems: z.array(z.string()),
+  sshUser: z.string(),
+  sshKey: z.string().exactOptional(),
+  maxJobs: z.number(),
+  speedFactor: z.number(),
+  supportedFeatures: z.array(z.string()),
+  mandatoryFeatures: z.array(z.string()),
+  publicHostKey: z.string(),
+}) satisfies z.ZodType<BuildMachine>;
+
+const outputs = z.object({
+  builders: z.array(buildMachine),
+  clientPrivateKey: z.string(),
+  verification: z.record(z.string(), z.object({ alias: z.string(), verified: z.boolean(), seconds: z.number() })),
+});
+
+/** The outputs that the CLI uses; the client's private key is among them. */
+export type Fleet = z.infer<typeof outputs> & {
+  /** Name of the stack. */
+  readonly stack: string;
+};
+
+/**
+ * The outputs of a stack.
+ *
+ * @throws CliError when there is no such stack or nothing is deployed in it.
+ */
+export async function readFleet(stack: string): Promise<Fleet> {
+  const result = await execa(
+    process.execPath,
+    [`${checkout}/tools/pulumi.ts`, "stack", "output", "--json", "--show-secrets", "--stack", stack],
+    { cwd: checkout, reject: false, stdin: "ignore" },
+  );
+  if (result.failed) throw new CliError(`the outputs of stack '${stack}' can't be read: ${result.stderr.trim()}`);
+  const parsed = outputs.safeParse(JSON.parse(result.stdout));
+  if (!parsed.success) {
+    throw new CliError(
+      `stack '${stack}' has no fleet: nothing is deployed, or its last deployment failed; ` +
+        "run `npm start` (or `npm run pulumi -- up`) first",
+    );
+  }
+  return { ...parsed.data, stack };
+}
+
+/** Folder of the checkout for what belongs to a stack on this machine; `destroy` empties it. */
+export function stackDirectory(stack: string): string {
+  return `${checkout}/.fleet/stacks/${stack}`;
+}
+
+/** Writes the client's files for this fleet. What is there already stays as it is. */
+export function writeClient(fleet: Fleet, directory: string): void {
+  writeClientDirectory(directory, {
+    ...clientFiles(fleet.builders, { directory }),
+    [clientKeyName]: fleet.clientPrivateKey,
+  });
+}

@@ -1,0 +1,97 @@
+/** The table of a fleet's builders: what was verified, and what answers now. */
+import Table from "cli-table3";
+import { execa } from "execa";
+import { clientEnvironment } from "../client/environment.ts";
+import { storeUri } from "../nix/machinesFile.ts";
+import { explainFailure } from "../smoke/failure.ts";
+import { stackDirectory, writeClient, type Fleet } from "./stack.ts";
+
+/** One row. */
+export interface BuilderStatus {
+  /** Name within the fleet. */
+  readonly name: string;
+  readonly alias: string;
+  readonly systems: readonly string[];
+  /** Address and port. */
+  readonly address: string;
+  /** Seconds that the smoke test's build took; `null`: not verified. */
+  readonly verifiedInSeconds: number | null;
+  /** Whether its store answers now; `undefined`: not asked. */
+  readonly answers?: boolean;
+  /** Seconds until it answered. */
+  readonly answeredInSeconds?: number;
+  /** Why it doesn't answer. */
+  readonly reason?: string;
+}
+
+/** Seconds that a builder has to answer. */
+const patience = 20;
+
+/** What the last deployment found. */
+export function recordedStatus(fleet: Fleet): BuilderStatus[] {
+  return fleet.builders.map((builder) => {
+    const [name, verdict] = Object.entries(fleet.verification).find(([, entry]) => entry.alias === builder.alias) ?? [];
+    return {
+      name: name ?? builder.alias,
+      alias: builder.alias,
+      systems: builder.systems,
+      address: `${builder.hostName}:${builder.port}`,
+      verifiedInSeconds: verdict?.verified === true ? verdict.seconds : null,
+    };
+  });
+}
+
+/** As `recordedStatus`, and each builder's store is asked for an answer. */
+export async function liveStatus(fleet: Fleet): Promise<BuilderStatus[]> {
+  const clientDirectory = `${stackDirectory(fleet.stack)}/client`;
+  writeClient(fleet, clientDirectory);
+  const env = clientEnvironment({ clientDirectory, store: `${stackDirectory(fleet.stack)}/store` });
+  return Promise.all(
+    recordedStatus(fleet).map(async (status, index): Promise<BuilderStatus> => {
+      const builder = fleet.builders[index];
+      if (builder === undefined) return status;
+      const started = performance.now();
+      const ping = await execa("nix", ["store", "ping", "--store", storeUri(builder)], {
+        all: true,
+        env,
+        reject: false,
+        stdin: "ignore",
+        timeout: patience * 1000,
+      });
+      if (!ping.failed) {
+        return { ...status, answers: true, answeredInSeconds: Math.round((performance.now() - started) / 10) / 100 };
+      }
+      const reason = ping.timedOut
+        ? `no answer within ${patience} s`
+        : explainFailure(ping.all.trim() === "" ? (ping.message ?? "") : ping.all).reason;
+      return { ...status, answers: false, reason };
+    }),
+  );
+}
+
+/** The rows as a table for people. */
+export function renderStatus(rows: readonly BuilderStatus[]): string {
+  const live = rows.some(({ answers }) => answers !== undefined);
+  const table = new Table({
+    head: ["BUILDER", "SYSTEM", "ADDRESS", "VERIFIED", ...(live ? ["NOW"] : [])],
+    style: { head: [], border: [], "padding-left": 0, "padding-right": 2 },
+    chars: Object.fromEntries(
+      ["top", "top-mid", "top-left", "top-right", "bottom", "bottom-mid", "bottom-left", "bottom-right"]
+        .concat(["left", "left-mid", "mid", "mid-mid", "right", "right-mid", "middle"])
+        .map((part) => [part, ""]),
+    ),
+  });
+  for (const row of rows) {
+    table.push([
+      row.name,
+      row.systems.join(", "),
+      row.address,
+      row.verifiedInSeconds === null ? "no" : `in ${row.verifiedInSeconds.toFixed(1)} s`,
+      ...(live
+        ? [row.answers === true ? `answers in ${(row.answeredInSeconds ?? 0).toFixed(1)} s` : "does not answer"]
+        : []),
+    ]);
+  }
+  const reasons = rows.flatMap(({ name, reason }) => (reason === undefined ? [] : [`${name}: ${reason}`]));
+  return [table.toString().replaceAll(/ +$/gm, ""), ...reasons].join("\n");
+}

@@ -1,0 +1,30 @@
+/** The client directory on disk: the emitted files, written and removed as one. */
+import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+
+/** File name → content. */
+export type ClientFiles = Readonly<Record<string, string>>;
+
+/** The private key's file name; the only file that others may not read. */
+export const privateKeyFile = "id_ed25519";
+
+/**
+ * Writes the files, the private key with mode 0600. What is there already with the same content is left alone.
+ *
+ * @param directory Absolute path; made when it isn't there, with mode 0755 as the files but the key are no secrets.
+ */
+export function writeClientDirectory(directory: string, files: ClientFiles): void {
+  mkdirSync(directory, { recursive: true });
+  for (const [name, content] of Object.entries(files)) {
+    const path = `${directory}/${name}`;
+    const mode = name === privateKeyFile ? 0o600 : 0o644;
+    if (existsSync(path) && readFileSync(path, "utf8") === content) {
+      chmodSync(path, mode);
+      continue;
+    }
+    // Renamed into place: a build that starts meanwhile reads the old file or the new one, never half of it.
+    const draft = `${path}.${process.pid}.new`;
+    rmSync(draft, { force: true });
+    writeFileSync(draft, content, { mode, flag: "wx" });
+    renameSync(draft, path);
+  }
+}

@@ -1,0 +1,26 @@
+/** Runs Nix as a client of the fleet: with the emitted files, and nothing of the machine's own configuration. */
+
+/** Where a client's Nix reads and writes. */
+export interface ClientLocation {
+  /** Folder with the emitted files: `machines`, `nix.conf`, `ssh_config`, `known_hosts`, `id_ed25519`. */
+  readonly clientDirectory: string;
+  /** Folder for a store of its own; `undefined`: the machine's store. */
+  readonly store: string | undefined;
+}
+
+/**
+ * Environment in which Nix and ssh read the client's files alone, and build nothing on this machine.
+ *
+ * All by variables, so that a person's own arguments reach Nix untouched.
+ */
+export function clientEnvironment({ clientDirectory, store }: ClientLocation): Record<string, string> {
+  return {
+    NIX_CONF_DIR: clientDirectory,
+    NIX_USER_CONF_FILES: "",
+    NIX_CONFIG: "max-jobs = 0\nextra-experimental-features = nix-command flakes\n",
+    NIX_SSHOPTS: `-F ${clientDirectory}/ssh_config`,
+    // Not the machine's daemon: it would read its own configuration and root's ssh_config.
+    NIX_REMOTE: store === undefined ? "local" : `local?root=${store}`,
+    ...(store !== undefined && { NIX_STATE_DIR: `${store}/state`, NIX_LOG_DIR: `${store}/log` }),
+  };
+}

@@ -1,0 +1,18 @@
+/** The script behind the stack's client directory, run by `command.local.Command`. */
+import { text } from "node:stream/consumers";
+import { removeTree } from "../local/folders.ts";
+import { writeClientDirectory, type ClientFiles } from "./directory.ts";
+
+const [command, directory] = process.argv.slice(2);
+try {
+  if (command === "write" && directory !== undefined) {
+    writeClientDirectory(directory, JSON.parse(await text(process.stdin)) as ClientFiles);
+  } else if (command === "remove" && directory !== undefined) {
+    removeTree(directory);
+  } else {
+    throw new Error("usage: main.ts write | remove DIRECTORY");
+  }
+} catch (error) {
+  console.error(error instanceof Error ? error.message : String(error));
+  process.exitCode = 1;
+}

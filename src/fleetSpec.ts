@@ -1,0 +1,225 @@
+/** What a fleet is, as plain data: the schema of the configuration, and the FleetSpec that alone decides what exists. */
+import { createHash } from "node:crypto";
+import { isIP } from "node:net";
+import * as z from "zod";
+import { systems, type System } from "./nix/system.ts";
+
+/** Where machines come from: one file in `components/machines` for each. */
+export const providers = ["local", "existing"] as const;
+
+/** Port of a local builder's sshd, on a loopback address of its own. */
+const localPort = 2222;
+
+const name = z
+  .string()
+  .regex(/^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$/, "1 to 32 of a-z, 0-9 and '-', a letter first, no '-' last");
+
+const feature = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9][A-Za-z0-9_.+-]*$/,
+    "letters, digits and '_.+-', no space and no comma, for instance big-parallel",
+  );
+
+const port = z.int("a whole number").min(1, "1 to 65535").max(65535, "1 to 65535");
+
+const atLeastOne = z.int("a whole number of at least 1").min(1, "a whole number of at least 1");
+
+/** A path that can stand unquoted in ssh_config, in the machines file and in a Nix expression. */
+const absolutePath = z.string().regex(/^\/[A-Za-z0-9_.+/@-]*$/, "an absolute path of letters, digits and '_.+-@/'");
+
+const everyBuilder = {
+  name,
+  system: z.enum(systems, `one of ${systems.join(", ")}`),
+  maxJobs: atLeastOne.optional(),
+  speedFactor: atLeastOne.default(1),
+  supportedFeatures: z.array(feature).default([]),
+  mandatoryFeatures: z.array(feature).default([]),
+  protocol: z.enum(["ssh-ng", "ssh"], "ssh-ng or ssh").default("ssh-ng"),
+};
+
+const localBuilder = z.strictObject({
+  ...everyBuilder,
+  provider: z.literal("local"),
+  count: atLeastOne.max(64, "at most 64").default(1),
+  address: z
+    .string()
+    .refine((text) => isIP(text) === 4 && text.startsWith("127."), "an IPv4 loopback address, for instance 127.0.0.5")
+    .optional(),
+  port: port.default(localPort),
+});
+
+const existingBuilder = z.strictObject({
+  ...everyBuilder,
+  provider: z.literal("existing"),
+  address: z
+    .string()
+    .refine(
+      (text) => isIP(text) !== 0 || /^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$/.test(text),
+      "a DNS name or an IP address (IPv6 without brackets)",
+    ),
+  port: port.default(22),
+  user: z
+    .string()
+    .regex(/^[a-z_][a-z0-9_-]{0,31}$/, "a user name of the host")
+    .default("nix-builder"),
+  hostKey: z
+    .string()
+    .regex(
+      /^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,2}( [^\n]*)?$/,
+      "the host's public key line, 'ssh-ed25519 AAAA…', as /etc/ssh/ssh_host_ed25519_key.pub on the host has it",
+    ),
+  sshKey: absolutePath.optional(),
+});
+
+/** The schema of the configuration values; the keys are those of `Pulumi.<stack>.yaml`. */
+export const configurationSchema = z.strictObject({
+  builders: z
+    .array(z.discriminatedUnion("provider", [localBuilder, existingBuilder], `one of ${providers.join(", ")}`))
+    .min(1, "at least one builder, for instance { name: x86, provider: local, system: x86_64-linux }"),
+  clientDirectory: absolutePath.default("/etc/nix/nix-builder-fleet"),
+  smokeTimeout: atLeastOne.default(120),
+});
+
+/** The configuration after defaults. */
+export type Configuration = z.infer<typeof configurationSchema>;
+
+/** What all providers' builders have in common. */
+interface BuilderSpecBase {
+  /** Name within the fleet, unique; the resource name. */
+  readonly name: string;
+  /** What clients call it: `<fleet>-<name>`. */
+  readonly alias: string;
+  readonly system: System;
+  /** `undefined`: as many as the builder has CPUs. */
+  readonly maxJobs: number | undefined;
+  readonly speedFactor: number;
+  readonly supportedFeatures: readonly string[];
+  readonly mandatoryFeatures: readonly string[];
+  readonly protocol: "ssh-ng" | "ssh";
+}
+
+/** A builder that is an sshd and a Nix store of its own on this machine. */
+export interface LocalBuilderSpec extends BuilderSpecBase {
+  readonly provider: "local";
+  /** IPv4 loopback address that its sshd listens on. */
+  readonly address: string;
+  readonly port: number;
+}
+
+/** A builder on a host that the person already has. */
+export interface ExistingBuilderSpec extends BuilderSpecBase {
+  readonly provider: "existing";
+  readonly address: string;
+  readonly port: number;
+  readonly user: string;
+  /** OpenSSH public host key line, without comment. */
+  readonly hostKey: string;
+  /** Path of the private key that the host accepts; `undefined`: the fleet's client key. */
+  readonly sshKey: string | undefined;
+}
+
+/** One builder of the fleet. */
+export type BuilderSpec = LocalBuilderSpec | ExistingBuilderSpec;
+
+/** A whole fleet. */
+export interface FleetSpec {
+  /** The fleet's name: that of the stack. */
+  readonly fleet: string;
+  readonly builders: readonly BuilderSpec[];
+  /** Where clients keep the emitted files; paths in the stack's outputs point there. */
+  readonly clientDirectory: string;
+  /** Seconds that a builder may take until it answers and has built the smoke test. */
+  readonly smokeTimeout: number;
+}
+
+/** The person's own mistake in the configuration: the message is all they need. */
+export class ConfigurationError extends Error {
+  override readonly name = "ConfigurationError";
+}
+
+/**
+ * Configuration values → the fleet they describe.
+ *
+ * @param fleet The fleet's name (the stack's).
+ * @param values What stands in the configuration, by key without the project's prefix.
+ * @param place What tells this checkout from others on the machine: local builders of two must not share an address.
+ * @throws ConfigurationError naming every wrong key, its value and what is allowed.
+ */
+export function parseFleetSpec(fleet: string, values: Readonly<Record<string, unknown>>, place: string): FleetSpec {
+  const parsed = configurationSchema.safeParse(values);
+  if (!parsed.success) {
+    throw new ConfigurationError(parsed.error.issues.map((issue) => describeIssue(issue, values)).join("\n"));
+  }
+  const fleetName = fleet.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-");
+  const builders = parsed.data.builders.flatMap((builder) => expand(fleetName, place, builder));
+  refuseDuplicates(builders);
+  return {
+    fleet,
+    builders,
+    clientDirectory: parsed.data.clientDirectory,
+    smokeTimeout: parsed.data.smokeTimeout,
+  };
+}
+
+/** One entry of the configuration → its builders: `x86`, `x86-2`, `x86-3` …, so that a changed count renames none. */
+function expand(fleet: string, place: string, builder: Configuration["builders"][number]): BuilderSpec[] {
+  if (builder.provider === "existing") {
+    const { user, sshKey, hostKey, ...rest } = builder;
+    const key = hostKey.split(" ").slice(0, 2).join(" ");
+    return [{ ...rest, maxJobs: rest.maxJobs, alias: `${fleet}-${rest.name}`, user, sshKey, hostKey: key }];
+  }
+  const { count, ...rest } = builder;
+  return Array.from({ length: count }, (_, index) => {
+    const builderName = index === 0 ? rest.name : `${rest.name}-${index + 1}`;
+    const alias = `${fleet}-${builderName}`;
+    const address = index === 0 && rest.address !== undefined ? rest.address : loopbackAddress(`${place} ${alias}`);
+    return { ...rest, maxJobs: rest.maxJobs, name: builderName, alias, address };
+  });
+}
+
+/** A loopback address of 127.64.0.0/10 that depends on the builder alone, so that others come and go without moving it. */
+function loopbackAddress(builder: string): string {
+  const digest = createHash("sha256").update(builder).digest();
+  return `127.${64 + (digest.readUInt8(0) % 64)}.${digest.readUInt8(1)}.${1 + (digest.readUInt8(2) % 254)}`;
+}
+
+function refuseDuplicates(builders: readonly BuilderSpec[]): void {
+  const names = new Set<string>();
+  const sockets = new Map<string, string>();
+  for (const builder of builders) {
+    if (names.has(builder.name)) {
+      throw new ConfigurationError(
+        `builders: two builders are named '${builder.name}' (with count: 2, a builder 'x' makes 'x' and 'x-2'); rename one`,
+      );
+    }
+    names.add(builder.name);
+    const socket = `${builder.address}:${builder.port}`;
+    const other = sockets.get(socket);
+    if (other !== undefined) {
+      throw new ConfigurationError(
+        `builders: '${other}' and '${builder.name}' are both at ${socket}, and Nix would count one host's slots twice; ` +
+          "give each an address or port of its own",
+      );
+    }
+    sockets.set(socket, builder.name);
+  }
+}
+
+/** One sentence for one issue: key, value, what is allowed. */
+function describeIssue(issue: z.core.$ZodIssue, values: Readonly<Record<string, unknown>>): string {
+  const path = issue.path.map((part) => (typeof part === "number" ? `[${part}]` : `.${String(part)}`)).join("");
+  const key = path.replace(/^\./, "");
+  const where = key === "" ? "configuration" : key;
+  if (issue.code === "unrecognized_keys") {
+    return `${where}: unknown key ${issue.keys.map((unknown) => `'${unknown}'`).join(", ")}; remove it or mend its spelling`;
+  }
+  const value = issue.path.reduce<unknown>(
+    (outer, part) => (typeof outer === "object" && outer !== null ? Reflect.get(outer, part) : undefined),
+    values,
+  );
+  if (value === undefined) {
+    return `${where}: missing; ${issue.message.startsWith("Invalid input") ? "a value is required" : `allowed is ${issue.message}`}`;
+  }
+  return `${where}: ${JSON.stringify(value)} is not allowed; allowed is ${issue.message}`;
+}

@@ -1,0 +1,127 @@
+/** Starts and stops one local builder: an sshd of its own in front of a Nix store of its own. */
+import { spawn } from "node:child_process";
+import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { connect, createServer } from "node:net";
+import { userInfo } from "node:os";
+import { setTimeout as delay } from "node:timers/promises";
+import { registerEmulation } from "./emulation.ts";
+import { localMachineFiles, type LocalAccount } from "./files.ts";
+import { removeTree } from "./folders.ts";
+import { runningSshd, stopProcesses } from "./processes.ts";
+import type { LocalMachine } from "./spec.ts";
+import { findLocalTools } from "./tools.ts";
+
+/**
+ * Brings a builder up as described; changes nothing about one that runs so already. Keeps its store.
+ *
+ * @param generation Written down once it runs: see `generationVariable`.
+ * @throws Error in words when the port is taken or sshd doesn't start (with what sshd said).
+ */
+export async function startMachine(machine: LocalMachine, generation: string): Promise<void> {
+  const { directory, address, port } = machine;
+  const tools = findLocalTools(machine.system);
+  if (machine.emulatedFor !== undefined) registerEmulation(machine.emulatedFor, machine.system);
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  for (const folder of ["root", "state", "log"]) mkdirSync(`${directory}/${folder}`, { recursive: true });
+  const before = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
+  for (const [name, { text, mode }] of Object.entries(localMachineFiles(machine, tools, thisAccount()))) {
+    writeFileSync(`${directory}/${name}`, text, { mode });
+    chmodSync(`${directory}/${name}`, mode);
+  }
+  // Only these two are read at start; authorized_keys, the forced command and nix.conf count from the next connection on.
+  const after = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
+  if (runningSshd(directory) !== undefined && before !== after) await stopProcesses(directory);
+  if (runningSshd(directory) === undefined) {
+    await stopProcesses(directory);
+    await refuseTakenPort(address, port);
+    await startSshd(tools.sshd, machine);
+  }
+  writeFileSync(`${directory}/generation`, generation);
+}
+
+/** Stops a builder and removes its folder, the store included. Safe to repeat. */
+export async function removeMachine(directory: string): Promise<void> {
+  await stopProcesses(directory);
+  removeTree(directory);
+}
+
+/**
+ * Refuses an address and port that something else listens on.
+ *
+ * @throws Error naming both and what to do.
+ */
+export async function refuseTakenPort(address: string, port: number): Promise<void> {
+  const server = createServer();
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (error: NodeJS.ErrnoException) => {
+      reject(
+        new Error(
+          `${address} port ${port} can't be listened on (${portProblem(error.code)}); give the builder another port`,
+        ),
+      );
+    });
+    server.listen({ host: address, port, exclusive: true }, resolve);
+  });
+  await new Promise((resolve) => server.close(resolve));
+}
+
+function portProblem(code: string | undefined): string {
+  if (code === "EADDRINUSE") return "another program does";
+  if (code === "EACCES") return "only root may use ports below 1024";
+  return code ?? "unknown error";
+}
+
+async function startSshd(sshd: string, { directory, address, port }: LocalMachine): Promise<void> {
+  // Root's sshd wants its empty folder for privilege separation; packages leave making it to the boot.
+  if (process.getuid?.() === 0) mkdirSync("/run/sshd", { recursive: true, mode: 0o755 });
+  rmSync(`${directory}/sshd.pid`, { force: true });
+  const log = openSync(`${directory}/sshd.log`, "w", 0o600);
+  const child = spawn(sshd, ["-D", "-e", "-f", `${directory}/sshd_config`], {
+    detached: true,
+    stdio: ["ignore", log, log],
+  });
+  closeSync(log);
+  const ended = new Promise<true>((resolve) => {
+    child.once("error", () => {
+      resolve(true);
+    });
+    child.once("exit", () => {
+      resolve(true);
+    });
+  });
+  const deadline = Date.now() + 10_000;
+  while (!(await accepts(address, port)) || runningSshd(directory) === undefined) {
+    if ((await Promise.race([ended, delay(10)])) === true || Date.now() > deadline) {
+      throw new Error(
+        `sshd for ${directory} does not start: ${read(`${directory}/sshd.log`).trim() || "it said nothing"}`,
+      );
+    }
+  }
+  child.unref();
+}
+
+function accepts(address: string, port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host: address, port });
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once("error", () => {
+      resolve(false);
+    });
+  });
+}
+
+function thisAccount(): LocalAccount {
+  const root = process.getuid?.() === 0;
+  return {
+    user: userInfo().username,
+    usePam: root && /^root:!/m.test(read("/etc/shadow")),
+    buildUsersGroup: root && /^nixbld:[^:]*:[^:]*:./m.test(read("/etc/group")) ? "nixbld" : "",
+  };
+}
+
+function read(path: string): string {
+  return existsSync(path) ? readFileSync(path, "utf8") : "";
+}

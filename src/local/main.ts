@@ -1,0 +1,35 @@
+/** The script behind local builders, run by `command.local.Command`: starts and removes them, and their emulation. */
+import { text } from "node:stream/consumers";
+import type { System } from "../nix/system.ts";
+import { registerEmulation, unregisterEmulation } from "./emulation.ts";
+import { removeMachine, startMachine } from "./machine.ts";
+import { generationVariable, type LocalMachine } from "./spec.ts";
+
+const [command, ...words] = process.argv.slice(2);
+const actions: Readonly<Record<string, () => void | Promise<void>>> = {
+  start: async () => {
+    await startMachine(JSON.parse(await text(process.stdin)) as LocalMachine, process.env[generationVariable] ?? "1");
+  },
+  remove: () => removeMachine(argument(0)),
+  "register-emulation": () => {
+    registerEmulation(argument(0), argument(1) as System);
+  },
+  "unregister-emulation": () => {
+    unregisterEmulation(argument(0), argument(1) as System);
+  },
+};
+
+try {
+  const action = actions[command ?? ""];
+  if (action === undefined) throw new Error(`usage: main.ts ${Object.keys(actions).join(" | ")}`);
+  await action();
+} catch (error) {
+  console.error(error instanceof Error ? error.message : String(error));
+  process.exitCode = 1;
+}
+
+function argument(index: number): string {
+  const word = words[index];
+  if (word === undefined) throw new Error(`${command ?? ""} needs ${index + 1} argument(s)`);
+  return word;
+}

@@ -1,0 +1,86 @@
+/** What of a fleet this machine can be, looked at before anything is made. */
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import type { FleetSpec, LocalBuilderSpec } from "../fleetSpec.ts";
+import { systemOfThisMachine, type System } from "../nix/system.ts";
+import { emulation, emulationObstacle } from "./emulation.ts";
+import { refuseTakenPort } from "./machine.ts";
+import { runningSshd } from "./processes.ts";
+import { checkNixVersion, findLocalTools, MissingTool } from "./tools.ts";
+
+/** The fleet as this machine can carry it. */
+export interface LocalPlan {
+  /** The fleet without the builders that can't be here. */
+  readonly spec: FleetSpec;
+  /** One sentence for each builder that was left out. */
+  readonly leftOut: readonly string[];
+  /** Systems whose emulation the fleet registers, because the machine doesn't have it. */
+  readonly emulated: readonly System[];
+}
+
+/**
+ * Looks at what the fleet's local builders need: Nix, sshd, a shell, an emulation, a free port.
+ *
+ * @param directory Folder of the stack's local builders.
+ * @throws MissingTool or Error, in words, when a builder of this machine's own system can't be made.
+ */
+export async function planLocalBuilders(spec: FleetSpec, directory: string): Promise<LocalPlan> {
+  const leftOut: string[] = [];
+  const emulated = new Set<System>();
+  const builders: FleetSpec["builders"][number][] = [];
+  const owner = emulationOwner(spec.fleet, directory);
+  let nixChecked = false;
+  for (const builder of spec.builders) {
+    if (builder.provider === "local") {
+      const obstacle = foreignObstacle(owner, builder);
+      if (obstacle !== undefined) {
+        leftOut.push(`builder '${builder.name}' (${builder.system}) is left out: ${obstacle}`);
+        continue;
+      }
+      const tools = findLocalTools(builder.system);
+      if (!nixChecked) checkNixVersion(tools.nixStore);
+      nixChecked = true;
+      if (runningSshd(machineDirectory(directory, builder.name)) === undefined) {
+        await refuseTakenPort(builder.address, builder.port).catch((error: unknown) => {
+          throw new MissingTool(`builder '${builder.name}': ${error instanceof Error ? error.message : String(error)}`);
+        });
+      }
+      if (builder.system !== systemOfThisMachine() && emulation(owner, builder.system) !== "machine") {
+        emulated.add(builder.system);
+      }
+    }
+    builders.push(builder);
+  }
+  if (builders.length === 0) throw new MissingTool(`no builder is left:\n${leftOut.join("\n")}`);
+  return { spec: { ...spec, builders }, leftOut, emulated: [...emulated] };
+}
+
+/** Name under which a fleet registers emulation on this machine: its own, and another for each checkout's stack. */
+export function emulationOwner(fleet: string, directory: string): string {
+  return `${fleet}-${createHash("sha256").update(directory).digest("hex").slice(0, 8)}`;
+}
+
+/** Folder of one local builder. */
+export function machineDirectory(directory: string, name: string): string {
+  return `${directory}/machines/${name}`;
+}
+
+/** The generation that a builder is to have: the one it has while it runs, the next one otherwise. */
+export function wantedGeneration(directory: string): string {
+  const path = `${directory}/generation`;
+  const generation = existsSync(path) ? Number(readFileSync(path, "utf8")) : 0;
+  return String(runningSshd(directory) === undefined ? generation + 1 : generation);
+}
+
+/** Why a builder for another architecture can't be here; a builder of this machine's own system has to be. */
+function foreignObstacle(owner: string, builder: LocalBuilderSpec): string | undefined {
+  if (builder.system === systemOfThisMachine()) return undefined;
+  const obstacle = emulationObstacle(owner, builder.system);
+  if (obstacle !== undefined) return obstacle;
+  try {
+    findLocalTools(builder.system);
+    return undefined;
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
+}

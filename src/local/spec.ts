@@ -1,0 +1,30 @@
+/** What the script that runs local builders is told: the contract between the program and `main.ts`. */
+import type { System } from "../nix/system.ts";
+
+/** One local builder, sent as JSON on the script's standard input because it holds the private host key. */
+export interface LocalMachine {
+  /** Folder of its own; holds everything, the Nix store included. */
+  readonly directory: string;
+  /** IPv4 loopback address and TCP port of its sshd. */
+  readonly address: string;
+  readonly port: number;
+  readonly system: System;
+  /** Owner of the emulation of `system`, registered again after a reboot; `undefined`: not the fleet's task. */
+  readonly emulatedFor?: string;
+  /** Derivations at once for one connection; `undefined`: as many as there are CPUs. */
+  readonly maxJobs?: number;
+  readonly features: readonly string[];
+  /** OpenSSH private key, PEM. */
+  readonly hostPrivateKey: string;
+  /** OpenSSH public key line: may do nothing but speak the two Nix protocols. */
+  readonly clientPublicKey: string;
+  /** OpenSSH public key line: may run any command. */
+  readonly adminPublicKey: string;
+}
+
+/**
+ * Counts how often a builder was started, so that a dead one shows up as a change in the program's next run.
+ *
+ * The program sends the generation that it wants, the script writes it down once the builder runs.
+ */
+export const generationVariable = "FLEET_GENERATION";

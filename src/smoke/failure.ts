@@ -1,0 +1,96 @@
+/** Says in words why a build on a builder failed, and what to do, from what Nix and ssh printed. */
+
+/** A reason that was recognized. */
+export interface Failure {
+  /** What is wrong and what to do, in one or two sentences. */
+  readonly reason: string;
+  /** True where waiting may help: the builder may still be starting. */
+  readonly mayPass: boolean;
+}
+
+interface Symptom extends Failure {
+  readonly pattern: RegExp;
+}
+
+/** First match counts: the causes stand before their consequences. */
+const symptoms: readonly Symptom[] = [
+  {
+    pattern:
+      /REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed|No .* host key is known|host key .* mismatch/i,
+    reason:
+      "it presents another host key than the pinned one, so nothing was sent to it. Either this is another machine " +
+      "(do not trust it), or its host key was changed: put the right line into `hostKey`",
+    mayPass: false,
+  },
+  {
+    pattern: /bad permissions|invalid format|error in libcrypto|no such identity|Load key .*: /i,
+    reason:
+      "ssh can't use the private key; the file must exist, be readable by you alone (chmod 600) and hold a private key",
+    mayPass: false,
+  },
+  {
+    pattern: /Permission denied|Too many authentication failures/i,
+    reason:
+      "it refuses the key. The builder must have the client's public key (`npm run pulumi -- stack output clientPublicKey`) " +
+      "in the authorized_keys of the user that the fleet logs in as",
+    mayPass: false,
+  },
+  {
+    pattern: /Could not resolve hostname/i,
+    reason: "its address does not resolve; check `address`",
+    mayPass: true,
+  },
+  {
+    pattern: /Connection refused/i,
+    reason: "nothing listens on its SSH port; check `address` and `port`, and that sshd runs",
+    mayPass: true,
+  },
+  {
+    pattern: /timed out|No route to host|Network is unreachable/i,
+    reason: "it can't be reached over the network; check `address`, firewalls, and that it is switched on",
+    mayPass: true,
+  },
+  {
+    pattern: /lacks a? ?signature|not trusted|is not allowed to|untrusted/i,
+    reason:
+      "its Nix does not trust the user that the fleet logs in as; add that user to `trusted-users` on the builder",
+    mayPass: false,
+  },
+  {
+    pattern: /required system or feature not available|with features \{|required .* but I am|platform mismatch/i,
+    reason:
+      "it does not build for the system or features that it is configured with; check `system` and `supportedFeatures`",
+    mayPass: false,
+  },
+  {
+    pattern: /clone\(?\)?.*|unable to .*namespace|user namespaces?|cannot .*sandbox|sandbox.*not supported/i,
+    reason: "its Nix can't set up the build sandbox; the kernel must allow user namespaces",
+    mayPass: false,
+  },
+  {
+    pattern:
+      /protocol mismatch|store nix protocol|unexpected end-of-file|failed to start SSH connection|Connection closed|Connection reset|Broken pipe/i,
+    reason:
+      "SSH works but no Nix answers behind it; check that `nix-daemon --stdio` works for the user that the fleet logs in as " +
+      "(a real shell, Nix on its PATH, a running daemon)",
+    mayPass: true,
+  },
+  {
+    pattern: /No space left on device/i,
+    reason: "its disk is full; free space (`nix-collect-garbage` on the builder) or give it a larger disk",
+    mayPass: false,
+  },
+];
+
+/**
+ * The reason for a failed build.
+ *
+ * @param output Everything that Nix and ssh printed.
+ * @returns A reason in words; what isn't recognized comes back as its last lines.
+ */
+export function explainFailure(output: string): Failure {
+  const known = symptoms.find(({ pattern }) => pattern.test(output));
+  if (known !== undefined) return { reason: known.reason, mayPass: known.mayPass };
+  const lines = output.trim().split("\n").slice(-4).join("\n");
+  return { reason: lines === "" ? "Nix failed without a word" : `Nix said:\n${lines}`, mayPass: false };
+}
