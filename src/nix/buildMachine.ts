@@ -1,5 +1,5 @@
 /** The one model of a builder: everything a client must know, and nothing else. All client forms are rendered from it. */
-import { isIP } from "node:net";
+import { isIPv4, isIPv6, SocketAddress } from "node:net";
 import { toHostKey, toPublicHostKey } from "../ssh/hostKey.ts";
 import { InvalidValue } from "./invalidValue.ts";
 
@@ -39,8 +39,8 @@ export interface BuildMachine {
 }
 
 /**
- * Checks one builder and brings it into its one canonical form: no feature twice, mandatory features not again among the
- * supported ones, the host key without comment.
+ * Checks one builder and brings it into its one canonical form: the address as ssh looks it up, no feature twice, mandatory
+ * features not again among the supported ones, the host key without comment.
  *
  * Its strings go unquoted into the `machines` file (split on white space, `;`, `#`), ssh_config, Nix, YAML and shell text, so each
  * is held to what is harmless in all of them.
@@ -85,7 +85,7 @@ export function checkBuildMachines(machines: readonly BuildMachine[]): BuildMach
     aliases.add(alias);
   }
   for (const { alias, hostName } of checked) {
-    if (hostName.toLowerCase() !== alias && aliases.has(hostName.toLowerCase())) {
+    if (hostName !== alias && aliases.has(hostName)) {
       throw new InvalidValue(`${alias}.hostName`, hostName, "an address that isn't the alias of another builder");
     }
   }
@@ -95,23 +95,27 @@ export function checkBuildMachines(machines: readonly BuildMachine[]): BuildMach
 /** A builder's alias: a host name to ssh, a resource name to Pulumi, an attribute name to Nix. */
 export function checkAlias(alias: string, field = "alias"): string {
   // Nix runs a builder called `localhost` without ssh.
-  if (/^[a-z][a-z0-9-]{0,62}$/.test(alias) && alias !== "localhost") return alias;
+  if (/^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/.test(alias) && alias !== "localhost") return alias;
   throw new InvalidValue(
     field,
     alias,
-    "a lower-case letter followed by up to 62 lower-case letters, digits and hyphens, and not localhost",
+    "up to 63 lower-case letters, digits and hyphens, with a letter first, no hyphen last, and not localhost",
   );
 }
 
-/** An address: a DNS name, an IPv4 address, or an IPv6 address without brackets and zone. */
+/**
+ * An address in the one form in which ssh looks it up: a DNS name in lower case, an IPv4 address, or an IPv6 address, shortened,
+ * without brackets and zone.
+ */
 export function checkHostName(hostName: string, field = "hostName"): string {
-  const isAddress = isIP(hostName) !== 0 && !hostName.includes("%");
-  const labels = hostName.split(".");
+  if (isIPv6(hostName) && !hostName.includes("%"))
+    return new SocketAddress({ address: hostName, family: "ipv6" }).address;
+  const labels = hostName.toLowerCase().split(".");
   const isDnsName =
     hostName.length <= 253 &&
-    labels.every((label) => /^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$/.test(label)) &&
+    labels.every((label) => /^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$/.test(label)) &&
     !/^[0-9]+$/.test(labels.at(-1) ?? "");
-  if (isAddress || isDnsName) return hostName;
+  if (isIPv4(hostName) || isDnsName) return labels.join(".");
   throw new InvalidValue(field, hostName, "a DNS name, an IPv4 address, or an IPv6 address without brackets and zone");
 }
 

@@ -60,6 +60,6 @@ function checkName(name: string): string {
 
 function checkValue(name: string, value: string | number | boolean): string {
   const text = String(value);
-  if (/^[^\s#]*( [^\s#]+)*$/.test(text)) return text;
+  if (/^([^\s#]+( [^\s#]+)*)?$/.test(text)) return text;
   throw new InvalidValue(`nix.conf ${name}`, value, "words separated by single spaces, without # and line ends");
 }

@@ -62,6 +62,7 @@ test.each<[string, Partial<BuildMachine>]>([
   ["an alias that Nix would run without ssh", { alias: "localhost" }],
   ["an alias in upper case", { alias: "X86" }],
   ["an alias that starts with a digit", { alias: "86" }],
+  ["an alias that ends with a hyphen", { alias: "x86-" }],
   ["an alias of 64 characters", { alias: "a".repeat(64) }],
   ["an IPv6 address in brackets", { hostName: "[::1]" }],
   ["an IPv6 address with a zone", { hostName: "fe80::1%eth0" }],
@@ -94,6 +95,15 @@ test("features are a set, and mandatory ones aren't repeated among the supported
   expect(checkBuildMachine(machine)).toMatchObject({ supportedFeatures: ["kvm"], mandatoryFeatures: ["gpu"] });
 });
 
+test.each([
+  ["Builder.Example.ORG", "builder.example.org"],
+  ["2001:DB8:0:0:1:0:0:1", "2001:db8::1:0:0:1"],
+  ["10.0.0.1", "10.0.0.1"],
+  ["my_host", "my_host"],
+])("the address %s is the one that ssh looks up: %s", (hostName, lookedUp) => {
+  expect(checkBuildMachine({ ...x86, hostName }).hostName).toBe(lookedUp);
+});
+
 test("a host key's comment is no part of the pin", () => {
   const line = Buffer.from(x86.publicHostKey, "base64").toString();
   const withComment = Buffer.from(`${line} root@x86\n`).toString("base64");
@@ -104,5 +114,5 @@ test("no name stands for two builders", () => {
   expect(() => checkBuildMachines([x86, { ...x86, port: 1 }])).toThrow(
     /alias is "x86", but allowed is a name that no other/,
   );
-  expect(() => checkBuildMachines([x86, { ...x86, alias: "arm", hostName: "X86" }])).toThrow(/arm.hostName is "X86"/);
+  expect(() => checkBuildMachines([x86, { ...x86, alias: "arm", hostName: "X86" }])).toThrow(/arm.hostName is "x86"/);
 });

@@ -28,13 +28,13 @@ export function ed25519(bytes: Uint8Array): string {
 const letters = "abcdefghijklmnopqrstuvwxyz";
 const word = (first: string, rest: string, maxLength: number) =>
   fc
-    .tuple(fc.constantFrom(...first), fc.string({ unit: fc.constantFrom(...rest), maxLength }))
+    .tuple(fc.constantFrom(...Array.from(first)), fc.string({ unit: fc.constantFrom(...Array.from(rest)), maxLength }))
     .map(([head, tail]) => head + tail);
 
 const digits = "0123456789";
-const alias = word(letters, `${letters}${digits}-`, 62).filter((name) => name !== "localhost");
+const alias = word(letters, `${letters}${digits}-`, 62).filter((name) => name !== "localhost" && !name.endsWith("-"));
 const dnsName = fc
-  .array(word(letters + letters.toUpperCase(), `${letters}${digits}`, 12), { minLength: 2, maxLength: 4 })
+  .array(word(letters, `${letters}${digits}`, 12), { minLength: 2, maxLength: 4 })
   .map((labels) => labels.join("."));
 const feature = word(letters + digits, `${letters}${digits}._+:-`, 20);
 const features = fc.uniqueArray(feature, { maxLength: 4 });
