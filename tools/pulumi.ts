@@ -1,0 +1,174 @@
+/** `npm run pulumi -- ARGS`: the Pulumi CLI with this checkout's backend, passphrase and plugins. */
+import { spawn, spawnSync } from "node:child_process";
+import { createHash, randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
+import { constants, homedir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { checkout, fail, LaunchError } from "./launch.mjs";
+import { setUp, type Toolchain } from "./setup/index.ts";
+
+/** The stack that is made and used until another one is selected. */
+export const defaultStack = "dev";
+
+/** The project's name in Pulumi.yaml. */
+const project = "nix-builder-fleet";
+
+/**
+ * The environment in which every tool of this project runs the CLI. Unless the person has chosen a backend (by a
+ * variable or by `pulumi login`), state and passphrase are this checkout's own, in .fleet.
+ *
+ * @param directory the checkout. Default: this one.
+ */
+export function pulumiEnvironment(toolchain: Toolchain, directory: string = checkout): NodeJS.ProcessEnv {
+  const env: NodeJS.ProcessEnv = { PULUMI_SKIP_UPDATE_CHECK: "true", ...toolchain.env };
+  // Otherwise the CLI tries to download what can't be reached before it takes the substitute from PATH.
+  if (toolchain.plugins.some(({ kind }) => kind === "substitute"))
+    env["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] ??= "true";
+  if (hasOwnBackend(env)) return env;
+  const state = join(directory, ".fleet", "state");
+  mkdirSync(state, { recursive: true });
+  env["PULUMI_BACKEND_URL"] = `file://${state}`;
+  if (env["PULUMI_CONFIG_PASSPHRASE"] === undefined && env["PULUMI_CONFIG_PASSPHRASE_FILE"] === undefined)
+    env["PULUMI_CONFIG_PASSPHRASE_FILE"] = passphraseFile(directory);
+  if (env["PULUMI_STACK"] === undefined && selectedStack(env, directory) === undefined)
+    env["PULUMI_STACK"] = defaultStack;
+  return env;
+}
+
+/** Whether the person has chosen a backend: a variable, or a login that the CLI remembers. */
+export function hasOwnBackend(env: NodeJS.ProcessEnv): boolean {
+  if (env["PULUMI_BACKEND_URL"] || env["PULUMI_ACCESS_TOKEN"]) return true;
+  const directory = env["PULUMI_CREDENTIALS_PATH"] ?? pulumiHome(env);
+  const credentials = readJson(join(directory, "credentials.json")) as { current?: string } | undefined;
+  return Boolean(credentials?.current);
+}
+
+/**
+ * Makes the default stack in the checkout's own state, if it isn't there. In a backend of the person's own choice
+ * nothing is made unasked.
+ *
+ * @param env of {@link pulumiEnvironment}.
+ */
+export function ensureStack(env: NodeJS.ProcessEnv, directory: string = checkout): void {
+  if (env["PULUMI_BACKEND_URL"] !== `file://${join(directory, ".fleet", "state")}`) return;
+  if (env["PULUMI_STACK"] !== defaultStack) return;
+  if (existsSync(join(directory, ".fleet", "state", ".pulumi", "stacks", project, `${defaultStack}.json`))) return;
+  const made = spawnSync("pulumi", ["stack", "init", defaultStack, "--non-interactive"], {
+    cwd: directory,
+    env,
+    encoding: "utf8",
+    timeout: 60_000,
+  });
+  tidyStackFiles(directory);
+  if (made.status !== 0)
+    throw new LaunchError(
+      `The stack "${defaultStack}" could not be made: ${made.error?.message ?? made.stderr.trim()}`,
+    );
+}
+
+/**
+ * Takes the line `encryptionsalt:` out of stack files that git tracks. The CLI writes it there for every stack with a
+ * passphrase, and makes a new one when it is missing; the state keeps its own. A file with `secure:` values, or one
+ * whose salt is committed, needs the line and is left alone.
+ */
+export function tidyStackFiles(directory: string = checkout): void {
+  for (const file of readdirSync(directory).filter((name) => /^Pulumi\..+\.yaml$/.test(name))) {
+    const path = join(directory, file);
+    const text = readFileSync(path, "utf8");
+    const tidy = withoutSalt(text);
+    if (tidy === text) continue;
+    const committed = spawnSync("git", ["show", `:./${file}`], { cwd: directory, encoding: "utf8", timeout: 10_000 });
+    if (committed.status === 0 && !hasSalt(committed.stdout)) writeFileSync(path, tidy);
+  }
+}
+
+/** A stack file's text without the salt, or unchanged if the salt is needed to read values in it. */
+export function withoutSalt(text: string): string {
+  return /^\s*(- )?secure:/m.test(text) ? text : text.replace(/^encryptionsalt:.*(\n|$)/gm, "");
+}
+
+function hasSalt(text: string): boolean {
+  return /^encryptionsalt:/m.test(text);
+}
+
+/** Runs the CLI as if it had been called directly, and returns its exit code. */
+export async function runPulumi(args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const child = spawn("pulumi", args, { cwd: checkout, env, stdio: "inherit" });
+  // A terminal sends Ctrl-C to the CLI as well, and a second one means "stop at once": none may be doubled.
+  const interrupt = () => {
+    if (!process.stdin.isTTY) child.kill("SIGINT");
+  };
+  const handlers = { SIGINT: interrupt, SIGTERM: () => child.kill("SIGTERM"), SIGHUP: () => child.kill("SIGHUP") };
+  for (const [signal, handler] of Object.entries(handlers)) process.on(signal, handler);
+  try {
+    return await new Promise<number>((resolve, reject) => {
+      child.on("error", reject);
+      child.on("exit", (code, signal) => {
+        resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal]));
+      });
+    });
+  } finally {
+    for (const [signal, handler] of Object.entries(handlers)) process.off(signal, handler);
+    tidyStackFiles();
+  }
+}
+
+/** Whether a command works on the selected stack, so that there has to be one. */
+export function usesStack(args: readonly string[]): boolean {
+  if (args.some((arg) => /^(-h|--help|-s|--stack|--stack=.*|-C|--cwd|--cwd=.*|--version)$/.test(arg))) return false;
+  const [command, subcommand] = args.filter((arg) => !arg.startsWith("-"));
+  if (command === "stack") return !["init", "select", "ls", "new"].includes(subcommand ?? "");
+  const stackCommands = [
+    "up",
+    "update",
+    "preview",
+    "pre",
+    "destroy",
+    "down",
+    "dn",
+    "refresh",
+    "config",
+    "import",
+    "export",
+  ];
+  return [...stackCommands, "state", "cancel", "watch", "logs", "console"].includes(command ?? "");
+}
+
+/** The stack that the person has selected in this checkout, by the CLI's own record of it. */
+function selectedStack(env: NodeJS.ProcessEnv, directory: string): string | undefined {
+  const key = createHash("sha1").update(join(directory, "Pulumi.yaml")).digest("hex");
+  const path = join(pulumiHome(env), "workspaces", `${project}-${key}-workspace.json`);
+  const settings = readJson(path) as { stack?: string; stacks?: Record<string, string> } | undefined;
+  return settings?.stacks?.[env["PULUMI_BACKEND_URL"] ?? ""] ?? (settings?.stack || undefined);
+}
+
+function pulumiHome(env: NodeJS.ProcessEnv): string {
+  return env["PULUMI_HOME"] ?? join(env["HOME"] ?? homedir(), ".pulumi");
+}
+
+/** The checkout's passphrase, made on first use: it protects the secrets in .fleet/state, readable to this user only. */
+function passphraseFile(directory: string): string {
+  const path = join(directory, ".fleet", "passphrase");
+  if (!existsSync(path)) writeFileSync(path, randomBytes(32).toString("base64url"), { mode: 0o600, flag: "wx" });
+  return path;
+}
+
+function readJson(path: string): unknown {
+  try {
+    return JSON.parse(readFileSync(path, "utf8"));
+  } catch {
+    return undefined;
+  }
+}
+
+if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  try {
+    const args = process.argv.slice(2);
+    const env = pulumiEnvironment(await setUp());
+    if (usesStack(args)) ensureStack(env);
+    process.exitCode = await runPulumi(args, env);
+  } catch (error) {
+    fail(error);
+  }
+}

@@ -1,0 +1,89 @@
+/** The resource plugins that every stack needs: genuine ones, or this project's substitutes. */
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { checkout } from "../launch.mjs";
+import { run } from "./commands.ts";
+import { publishedSha256 } from "./download.ts";
+import { findProgram, type Host, isProgram } from "./host.ts";
+import { say, step } from "./progress.ts";
+
+/** The plugins for which tools/plugins holds a substitute. */
+export const pluginNames = ["command", "tls"] as const;
+
+export interface Plugin {
+  readonly name: string;
+  readonly version: string;
+  readonly kind: "genuine" | "substitute";
+  /** The file whose presence shows that the plugin is there. */
+  readonly path: string;
+}
+
+/**
+ * Makes sure of each plugin, in the version of its npm package: an installed one, else the official one, else the
+ * substitute.
+ *
+ * @param pulumi the CLI that installs official plugins.
+ * @param official whether Pulumi's downloads can be reached.
+ */
+export async function findPlugins(host: Host, pulumi: string, official: () => Promise<boolean>): Promise<Plugin[]> {
+  const plugins: Plugin[] = [];
+  for (const name of pluginNames) plugins.push(await findPlugin(host, pulumi, official, name));
+  return plugins;
+}
+
+/** Where the CLI keeps installed plugins. */
+export function pluginDirectory(env = process.env): string {
+  return join(env["PULUMI_HOME"] ?? join(env["HOME"] ?? homedir(), ".pulumi"), "plugins");
+}
+
+/** The directory of this checkout's own programs. */
+export const ownPrograms = join(checkout, ".fleet", "bin");
+
+async function findPlugin(host: Host, pulumi: string, official: () => Promise<boolean>, name: string): Promise<Plugin> {
+  const version = packageVersion(name);
+  const program = `pulumi-resource-${name}`;
+  const launcher = join(ownPrograms, program);
+  const genuine = (path: string): Plugin => {
+    rmSync(launcher, { force: true });
+    return { name, version, kind: "genuine", path };
+  };
+  const installed = join(pluginDirectory(), `resource-${name}-v${version}`, program);
+  if (isProgram(installed)) return genuine(installed);
+  const onPath = findProgram(program);
+  if (onPath !== undefined && onPath !== launcher) return genuine(onPath);
+  let why = "its official download can't be reached";
+  if (await official()) {
+    try {
+      await step(`downloading the Pulumi plugin ${name} ${version}`, () => install(host, pulumi, name, version));
+      return genuine(installed);
+    } catch (error) {
+      why = error instanceof Error ? error.message : String(error);
+    }
+  }
+  const known = existsSync(launcher);
+  writeLauncher(launcher, join(checkout, "tools", "plugins", name, "main.ts"));
+  if (!known) say(`using this project's substitute for the Pulumi plugin ${name} ${version}: ${why}`);
+  return { name, version, kind: "substitute", path: launcher };
+}
+
+async function install(host: Host, pulumi: string, name: string, version: string): Promise<void> {
+  const file = `pulumi-resource-${name}-v${version}-${host.platform.replace("x64", "amd64")}.tar.gz`;
+  const release = `https://github.com/pulumi/pulumi-${name}/releases/download/v${version}`;
+  const sha256 = await publishedSha256(`${release}/pulumi-${name}_${version}_checksums.txt`, file);
+  const args = ["plugin", "install", "resource", name, `v${version}`, "--checksum", sha256];
+  await run(pulumi, args, { env: { ...process.env, PULUMI_SKIP_UPDATE_CHECK: "true" }, seconds: 300 });
+}
+
+function packageVersion(name: string): string {
+  const text = readFileSync(join(checkout, "node_modules", "@pulumi", name, "package.json"), "utf8");
+  const { version } = JSON.parse(text) as { version: string };
+  return version;
+}
+
+/** The launcher belongs to the checkout, not to the shared cache, because it points into the checkout. */
+function writeLauncher(path: string, main: string): void {
+  mkdirSync(ownPrograms, { recursive: true });
+  writeFileSync(path, `#!/bin/sh\nexec node '${main.replaceAll("'", `'\\''`)}' "$@"\n`);
+  chmodSync(path, 0o755);
+}

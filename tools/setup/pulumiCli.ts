@@ -1,0 +1,97 @@
+/** The Pulumi CLI and the host that runs its Node programs. */
+import { chmod, cp, rename, rm, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { atLeast } from "../launch.mjs";
+import { cached } from "./cache.ts";
+import { run, versionOf } from "./commands.ts";
+import { download, publishedSha256 } from "./download.ts";
+import { build, findGo } from "./go.ts";
+import { findProgram, type Host, isProgram } from "./host.ts";
+import { say, step } from "./progress.ts";
+import { languageHost, pulumi as pinned } from "./versions.ts";
+
+/**
+ * The directory that holds `pulumi` and `pulumi-language-nodejs`: that of the `pulumi` on PATH if it is new enough, else
+ * the official release, else both built from Go modules.
+ *
+ * @param official whether Pulumi's downloads can be reached.
+ */
+export async function findPulumi(host: Host, official: () => Promise<boolean>): Promise<string> {
+  const own = findProgram("pulumi");
+  if (own !== undefined && findProgram("pulumi-language-nodejs", [dirname(own)]) !== undefined) {
+    const version = await versionOf(own, "version");
+    if (version !== undefined && atLeast(version, pinned.minimum)) return dirname(own);
+    say(`the Pulumi CLI on PATH is ${version ?? "broken"}, at least ${pinned.minimum} is needed: getting another one`);
+  }
+  return cached(`pulumi-v${pinned.version}-${host.platform}`, async (directory) => {
+    if (await official()) {
+      try {
+        await step(`downloading the Pulumi CLI ${pinned.version}`, () => downloadRelease(host, directory));
+        return;
+      } catch (error) {
+        say(`${error instanceof Error ? error.message : String(error)} Building it instead.`);
+        await rm(join(directory, "pulumi"), { recursive: true, force: true });
+      }
+    }
+    await buildFromModules(host, directory);
+  });
+}
+
+/**
+ * The checksum is that of the list on GitHub, while the archive comes from get.pulumi.com: whoever wants to slip in
+ * another archive needs both. It is not pinned here because this project's checks run where neither can be reached.
+ */
+async function downloadRelease(host: Host, directory: string): Promise<void> {
+  const file = `pulumi-v${pinned.version}-${host.platform}.tar.gz`;
+  const release = `https://github.com/pulumi/pulumi/releases/download/v${pinned.version}`;
+  const sha256 = await publishedSha256(`${release}/pulumi-${pinned.version}-checksums.txt`, file);
+  await download(`https://get.pulumi.com/releases/sdk/${file}`, join(directory, file), sha256);
+  await run("tar", ["-xzf", file], { cwd: directory, seconds: 120 });
+  await rm(join(directory, file));
+  await flatten(directory);
+}
+
+/** The archive holds everything below pulumi/. */
+async function flatten(directory: string): Promise<void> {
+  const inner = join(directory, "unpacked");
+  await rename(join(directory, "pulumi"), inner);
+  await cp(inner, directory, { recursive: true });
+  await rm(inner, { recursive: true });
+}
+
+async function buildFromModules(host: Host, directory: string): Promise<void> {
+  const go = await findGo(host);
+  try {
+    const version = "-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v";
+    await step("building Pulumi's Node language host from Go modules", () =>
+      build(go, {
+        module: "pulumi-language-nodejs",
+        package: "github.com/pulumi/pulumi/sdk/v3/nodejs/cmd/pulumi-language-nodejs",
+        output: join(directory, "pulumi-language-nodejs"),
+        linkerFlags: version + languageHost.version,
+      }),
+    );
+    await step(
+      `building the Pulumi CLI ${pinned.version} from Go modules`,
+      () =>
+        build(go, {
+          module: "pulumi",
+          package: "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi",
+          output: join(directory, "pulumi"),
+          linkerFlags: version + pinned.version,
+        }),
+      "about 4 minutes",
+    );
+  } finally {
+    await go.close();
+  }
+  const dynamicProvider = join(directory, "pulumi-resource-pulumi-nodejs");
+  await writeFile(dynamicProvider, dynamicProviderScript);
+  await chmod(dynamicProvider, 0o755);
+  if (!isProgram(join(directory, "pulumi"))) throw new Error(`no CLI was built in ${directory}`);
+}
+
+/** Does what nodejs/dist/pulumi-resource-pulumi-nodejs of the SDK does: serves Pulumi's dynamic resources. */
+const dynamicProviderScript = `#!/bin/sh
+script=$(node -p "require.resolve('@pulumi/pulumi/cmd/dynamic-provider')") && exec node "$script" "$@"
+`;
