@@ -1,0 +1,192 @@
+import { spawn } from "node:child_process";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { atLeast, checkout, fetchedNode, findNode, packagesInstalled, withLock } from "../../tools/launch.mjs";
+
+let directory: string;
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "launch-test-"));
+});
+afterEach(() => {
+  rmSync(directory, { recursive: true, force: true });
+});
+
+describe("a version is new enough", () => {
+  it.each([
+    ["v24.9.0", "22.18", true],
+    ["22.18.0", "22.18", true],
+    ["22.17.9", "22.18", false],
+    ["v20.20.2", ">=22.18", false],
+    ["3.1000.0", "3.200.0", true],
+    ["3.99.0", "3.200.0", false],
+    ["2.34.0pre20260101", "2.8", true],
+    ["2.8", "2.8.0", true],
+    ["", "1", false],
+  ])("%s for %s: %s", (version, minimum, expected) => {
+    expect(atLeast(version, minimum)).toBe(expected);
+  });
+});
+
+describe("the Node that runs the project", () => {
+  const old = { version: "v18.20.4", execPath: "/bin/false" };
+
+  /** A program called `node` that says it is `version`. */
+  function fakeNode(folder: string, version: string): string {
+    mkdirSync(join(directory, folder));
+    const path = join(directory, folder, "node");
+    writeFileSync(path, `#!/bin/sh\necho ${version}\n`);
+    chmodSync(path, 0o755);
+    return path;
+  }
+
+  it("is this one where it is new enough, whatever PATH has", async () => {
+    const other = fakeNode("other", "v99.0.0");
+    const env = { PATH: join(other, ".."), XDG_CACHE_HOME: directory };
+    expect(await findNode({ version: "v22.18.0", execPath: "/the/current" }, env)).toBe("/the/current");
+  });
+
+  it("is the first new enough one on PATH otherwise", async () => {
+    const [tooOld, first, second] = [fakeNode("a", "v20.1.0"), fakeNode("b", "v22.18.0"), fakeNode("c", "v26.0.0")];
+    const path = [tooOld, first, second].map((node) => join(node, "..")).join(":");
+    expect(await findNode(old, { PATH: path, XDG_CACHE_HOME: directory })).toBe(first);
+  });
+
+  it("is the fetched one where PATH has none", async () => {
+    const package_ = fetchedNode.packages[`${process.platform}-${process.arch}`]?.name ?? "";
+    const root = join(directory, "nix-builder-fleet", `node-v${fetchedNode.version}`, "node_modules", package_, "bin");
+    mkdirSync(root, { recursive: true });
+    writeFileSync(join(root, "node"), "");
+    const path = join(fakeNode("a", "v20.1.0"), "..");
+    expect(await findNode(old, { PATH: path, XDG_CACHE_HOME: directory })).toBe(join(root, "node"));
+  });
+
+  it("is fetched in a version that package.json allows", () => {
+    const { engines } = JSON.parse(readFileSync(join(checkout, "package.json"), "utf8")) as {
+      engines: { node: string };
+    };
+    expect(atLeast(fetchedNode.version, engines.node)).toBe(true);
+  });
+});
+
+describe("node_modules is up to date", () => {
+  function locks(wanted: object, installed?: object): void {
+    writeFileSync(join(directory, "package-lock.json"), JSON.stringify({ packages: { "": {}, ...wanted } }));
+    if (installed === undefined) return;
+    mkdirSync(join(directory, "node_modules"));
+    const path = join(directory, "node_modules", ".package-lock.json");
+    writeFileSync(path, JSON.stringify({ packages: installed }));
+  }
+  const a = { "node_modules/a": { version: "1.0.0" } };
+
+  it("not without node_modules", () => {
+    locks(a);
+    expect(packagesInstalled(directory)).toBe(false);
+  });
+  it("not with another version than package-lock.json has", () => {
+    locks(a, { "node_modules/a": { version: "1.0.1" } });
+    expect(packagesInstalled(directory)).toBe(false);
+  });
+  it("not if a package is missing", () => {
+    locks({ ...a, "node_modules/b": { version: "2.0.0" } }, a);
+    expect(packagesInstalled(directory)).toBe(false);
+  });
+  it("though another platform's packages are missing", () => {
+    locks({ ...a, "node_modules/b": { version: "2.0.0", optional: true } }, a);
+    expect(packagesInstalled(directory)).toBe(true);
+  });
+});
+
+describe("the lock", () => {
+  it("lets one after the other work", async () => {
+    const path = join(directory, "lock");
+    const order: string[] = [];
+    let finish = () => {};
+    const held = new Promise<void>((resolve) => (finish = resolve));
+    const first = withLock(path, async () => {
+      order.push("first begins");
+      await held;
+      order.push("first ends");
+    });
+    const second = withLock(
+      path,
+      () => order.push("second"),
+      () => {
+        order.push("second waits");
+        finish();
+      },
+    );
+    await Promise.all([first, second]);
+    expect(order).toEqual(["first begins", "second waits", "first ends", "second"]);
+  });
+
+  it("is taken over from a process that is gone", async () => {
+    const gone = spawn("true");
+    await new Promise((resolve) => gone.on("exit", resolve));
+    const path = join(directory, "lock");
+    mkdirSync(path);
+    writeFileSync(join(path, "pid"), String(gone.pid));
+    expect(await withLock(path, () => "worked")).toBe("worked");
+  });
+
+  it("is released when the work fails", async () => {
+    const path = join(directory, "lock");
+    await expect(withLock(path, () => Promise.reject(new Error("no")))).rejects.toThrow("no");
+    expect(await withLock(path, () => "worked")).toBe("worked");
+  });
+});
+
+describe("node tools/run.mjs", () => {
+  /** Runs a script of the checkout's own launcher below another root. */
+  function sandbox(script: string): string {
+    mkdirSync(join(directory, "tools"));
+    for (const file of ["launch.mjs", "run.mjs"])
+      writeFileSync(join(directory, "tools", file), readFileSync(join(checkout, "tools", file)));
+    for (const file of ["package.json", "package-lock.json"]) symlinkSync(join(checkout, file), join(directory, file));
+    symlinkSync(join(checkout, "node_modules"), join(directory, "node_modules"));
+    writeFileSync(join(directory, "tools", "pulumi.ts"), script);
+    return join(directory, "tools", "run.mjs");
+  }
+
+  async function run(path: string, args: string[], signal?: { when: string; name: NodeJS.Signals }) {
+    const child = spawn(process.execPath, [path, ...args], { stdio: ["ignore", "pipe", "pipe"], timeout: 15_000 });
+    let [stdout, stderr] = ["", ""];
+    child.stdout.on("data", (chunk: Buffer) => {
+      stdout += String(chunk);
+      if (signal !== undefined && stdout.includes(signal.when)) child.kill(signal.name);
+    });
+    child.stderr.on("data", (chunk: Buffer) => (stderr += String(chunk)));
+    const code = await new Promise<number | null>((resolve) => child.on("close", resolve));
+    return { code, stdout, stderr };
+  }
+
+  it("passes arguments and the exit code", async () => {
+    const path = sandbox("console.log(JSON.stringify(process.argv.slice(2))); process.exitCode = 7;");
+    expect(await run(path, ["pulumi", "up", "--x", "a b"])).toMatchObject({
+      code: 7,
+      stdout: '["up","--x","a b"]\n',
+    });
+  });
+
+  it("lets the task clean up when it is interrupted", async () => {
+    const path = sandbox(
+      'process.on("SIGINT", () => { console.log("cleaned up"); process.exit(130); });' +
+        'setInterval(() => {}, 1000); console.log("ready");',
+    );
+    const result = await run(path, ["pulumi"], { when: "ready", name: "SIGINT" });
+    expect(result).toMatchObject({ code: 130, stdout: "ready\ncleaned up\n" });
+  });
+
+  it("lists the tasks, and refuses one that isn't there", async () => {
+    const path = sandbox("");
+    expect(await run(path, ["--help"])).toMatchObject({
+      code: 0,
+      stdout: expect.stringContaining("  setup ") as string,
+    });
+    expect(await run(path, ["toString"])).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining('There is no task "toString"') as string,
+    });
+  });
+});

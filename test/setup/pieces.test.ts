@@ -1,0 +1,134 @@
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { checkout } from "../../tools/launch.mjs";
+import { foreignSources } from "../../tools/setup/apt.ts";
+import { cached } from "../../tools/setup/cache.ts";
+import { run } from "../../tools/setup/commands.ts";
+import { findProgram, type Host, isStaticallyLinked } from "../../tools/setup/host.ts";
+import { go, languageHost, pulumi } from "../../tools/setup/versions.ts";
+
+let directory: string;
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "setup-test-"));
+  vi.stubEnv("XDG_CACHE_HOME", directory);
+});
+afterEach(() => {
+  vi.unstubAllEnvs();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+describe("an entry of the shared cache", () => {
+  const entry = () => join(directory, "nix-builder-fleet", "tool-1");
+  const make = vi.fn(async (path: string) => {
+    await Promise.resolve();
+    writeFileSync(join(path, "tool"), "made");
+  });
+  beforeEach(() => {
+    make.mockClear();
+  });
+
+  it("is made once, however many ask at the same time", async () => {
+    const paths = await Promise.all([cached("tool-1", make), cached("tool-1", make)]);
+    expect(paths).toEqual([entry(), entry()]);
+    expect(await cached("tool-1", make)).toBe(entry());
+    expect(make).toHaveBeenCalledTimes(1);
+  });
+
+  it("isn't there when it could not be made, and the next attempt starts afresh", async () => {
+    const failing = (path: string) => {
+      writeFileSync(join(path, "half"), "");
+      return Promise.reject(new Error("no space"));
+    };
+    await expect(cached("tool-1", failing)).rejects.toThrow("no space");
+    expect(existsSync(entry())).toBe(false);
+    await cached("tool-1", make);
+    expect(existsSync(join(entry(), "half"))).toBe(false);
+  });
+
+  it("is made anew where a killed run left a draft", async () => {
+    mkdirSync(`${entry()}.draft`, { recursive: true });
+    writeFileSync(`${entry()}.draft/half`, "");
+    await cached("tool-1", make);
+    expect(existsSync(join(entry(), "half"))).toBe(false);
+  });
+});
+
+describe("a program that set-up runs", () => {
+  it("says why it failed, with its last lines and where the rest is", async () => {
+    const failing = run("sh", ["-c", "for i in 1 2 3 4 5 6 7 8 9 10; do echo line $i; done; exit 3"]);
+    await expect(failing).rejects.toThrow(/sh -c failed \(exit code 3\).*sh\.log, this was last:\n {2}line 3\n/s);
+  });
+  it("is ended when it takes too long", async () => {
+    await expect(run("sleep", ["30"], { seconds: 0.2 })).rejects.toThrow(/ended by SIGTERM \(limit: 0\.2 s\)/);
+  });
+  it("may be absent", async () => {
+    await expect(run("no-such-program", [])).rejects.toThrow(/no-such-program.*ENOENT/s);
+  });
+});
+
+describe("a program on this machine", () => {
+  it("is found in further places than PATH, but not by relative ones", () => {
+    vi.stubEnv("PATH", ".:/nowhere");
+    expect(findProgram("sh")).toBeUndefined();
+    expect(findProgram("sh", ["/bin"])).toBe("/bin/sh");
+  });
+  it("is statically linked or not", () => {
+    expect(isStaticallyLinked(findProgram("sh") ?? "")).toBe(false);
+    expect(isStaticallyLinked(join(checkout, "package.json"))).toBe(false);
+    // The smallest static program: an ELF header for 64 bit, with one PT_LOAD program header.
+    const elf = Buffer.alloc(120);
+    elf.write("\x7fELF\x02\x01\x01", "latin1");
+    elf.writeBigUInt64LE(64n, 32);
+    elf.writeUInt16LE(56, 54);
+    elf.writeUInt16LE(1, 56);
+    elf.writeUInt32LE(1, 64);
+    writeFileSync(join(directory, "static"), elf);
+    expect(isStaticallyLinked(join(directory, "static"))).toBe(true);
+    elf.writeUInt32LE(3, 64);
+    writeFileSync(join(directory, "dynamic"), elf);
+    expect(isStaticallyLinked(join(directory, "dynamic"))).toBe(false);
+  });
+});
+
+describe("packages of the foreign architecture", () => {
+  const host = (platform: string, distribution: Host["distribution"]): Host => ({
+    platform,
+    distribution,
+    root: false,
+    codename: "noble",
+  });
+
+  it("come from Ubuntu's other host, signed by Ubuntu", () => {
+    const sources = foreignSources(host("linux-x64", "ubuntu"), "arm64") ?? "";
+    expect(sources).toContain(
+      "URIs: http://ports.ubuntu.com/ubuntu-ports\nSuites: noble noble-updates noble-security\n",
+    );
+    expect(sources).toContain("Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg");
+    expect(foreignSources(host("linux-arm64", "ubuntu"), "amd64")).toContain(
+      "URIs: http://archive.ubuntu.com/ubuntu\n",
+    );
+  });
+  it("come from the system's own sources otherwise", () => {
+    expect(foreignSources(host("linux-x64", "ubuntu"), "amd64")).toBeUndefined();
+    expect(foreignSources(host("linux-x64", "debian"), "arm64")).toBeUndefined();
+  });
+});
+
+describe("what is built from Go modules", () => {
+  const file = (...path: string[]) => readFileSync(join(checkout, "tools", "setup", "go", ...path), "utf8");
+
+  it("is pinned to the versions and the Go of versions.ts, with checksums", () => {
+    const cli = file("pulumi", "go.mod");
+    expect(cli).toContain(`github.com/pulumi/pulumi/pkg/v3 v${pulumi.version}\n`);
+    expect(cli).toContain(`\ngo ${go.minimum}\n`);
+    expect(file("pulumi", "go.sum")).toContain(`github.com/pulumi/pulumi/pkg/v3 v${pulumi.version} h1:`);
+    expect(file("pulumi-language-nodejs", "go.mod")).toContain(
+      `github.com/pulumi/pulumi/sdk/v3 v${languageHost.version}\n`,
+    );
+    expect(file("pulumi-language-nodejs", "go.sum")).toContain(
+      `github.com/pulumi/pulumi/sdk/v3 v${languageHost.version} h1:`,
+    );
+  });
+});

@@ -1,0 +1,148 @@
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createHash } from "node:crypto";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { hasOwnBackend, pulumiEnvironment, tidyStackFiles, usesStack, withoutSalt } from "../../tools/pulumi.ts";
+import type { Toolchain } from "../../tools/setup/index.ts";
+
+let directory: string;
+let home: string;
+beforeEach(() => {
+  directory = realpathSync(mkdtempSync(join(tmpdir(), "pulumi-test-")));
+  home = join(directory, "home");
+  mkdirSync(home);
+});
+afterEach(() => {
+  rmSync(directory, { recursive: true, force: true });
+});
+
+function environment(env: NodeJS.ProcessEnv, kind: "genuine" | "substitute" = "genuine"): NodeJS.ProcessEnv {
+  const toolchain: Toolchain = {
+    pulumi: "/pulumi",
+    plugins: [{ name: "tls", version: "1.0.0", kind, path: "/tls" }],
+    nix: "/nix",
+    ssh: { sshd: "/sshd", client: "/ssh" },
+    emulation: { busybox: {} },
+    env: { PULUMI_HOME: home, ...env },
+  };
+  return pulumiEnvironment(toolchain, directory);
+}
+
+function logIn(current: string): void {
+  writeFileSync(join(home, "credentials.json"), JSON.stringify({ current, accounts: {} }));
+}
+
+describe("the backend", () => {
+  it("is the checkout's own, with a passphrase that only this user can read", () => {
+    const env = environment({});
+    expect(env["PULUMI_BACKEND_URL"]).toBe(`file://${directory}/.fleet/state`);
+    const file = env["PULUMI_CONFIG_PASSPHRASE_FILE"] ?? "";
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    expect(readFileSync(file, "utf8")).toMatch(/^[\w-]{40,}$/);
+  });
+
+  it("keeps its passphrase", () => {
+    const read = () => readFileSync(environment({})["PULUMI_CONFIG_PASSPHRASE_FILE"] ?? "", "utf8");
+    expect(read()).toBe(read());
+  });
+
+  it.each([{ PULUMI_BACKEND_URL: "s3://mine" }, { PULUMI_ACCESS_TOKEN: "pul-1" }])(
+    "is the person's, set by %o, and nothing is added",
+    (chosen) => {
+      const env = environment(chosen);
+      expect(env["PULUMI_BACKEND_URL"]).toBe((chosen as NodeJS.ProcessEnv)["PULUMI_BACKEND_URL"]);
+      expect(env).not.toHaveProperty("PULUMI_CONFIG_PASSPHRASE_FILE");
+      expect(env).not.toHaveProperty("PULUMI_STACK");
+    },
+  );
+
+  it("is the person's when logged in, and the checkout's again when logged out", () => {
+    logIn("https://api.pulumi.com");
+    expect(environment({})).not.toHaveProperty("PULUMI_BACKEND_URL");
+    logIn("");
+    expect(environment({})["PULUMI_BACKEND_URL"]).toMatch(/^file:/);
+  });
+
+  it("is known by the login in HOME where PULUMI_HOME isn't set", () => {
+    mkdirSync(join(home, ".pulumi"));
+    writeFileSync(join(home, ".pulumi", "credentials.json"), '{"current":"file://~"}');
+    expect(hasOwnBackend({ HOME: home })).toBe(true);
+    expect(hasOwnBackend({ HOME: directory })).toBe(false);
+  });
+
+  it("takes a passphrase that is set", () => {
+    expect(environment({ PULUMI_CONFIG_PASSPHRASE: "" })).not.toHaveProperty("PULUMI_CONFIG_PASSPHRASE_FILE");
+  });
+});
+
+describe("the stack", () => {
+  it("is dev until another one is selected", () => {
+    expect(environment({})["PULUMI_STACK"]).toBe("dev");
+    const key = createHash("sha1").update(join(directory, "Pulumi.yaml")).digest("hex");
+    mkdirSync(join(home, "workspaces"));
+    writeFileSync(
+      join(home, "workspaces", `nix-builder-fleet-${key}-workspace.json`),
+      JSON.stringify({ stacks: { [`file://${directory}/.fleet/state`]: "organization/nix-builder-fleet/mine" } }),
+    );
+    expect(environment({})).not.toHaveProperty("PULUMI_STACK");
+  });
+
+  it.each([
+    [["up"], true],
+    [["stack", "output", "machines"], true],
+    [["stack"], true],
+    [["--color", "up", "destroy"], true],
+    [["up", "--stack", "other"], false],
+    [["stack", "init", "x"], false],
+    [["up", "--help"], false],
+    [["version"], false],
+    [[], false],
+  ])("is needed by %j: %s", (args, expected) => {
+    expect(usesStack(args)).toBe(expected);
+  });
+});
+
+describe("plugins", () => {
+  it("are only kept from being downloaded where a substitute stands in", () => {
+    const name = "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION";
+    expect(environment({}, "substitute")[name]).toBe("true");
+    expect(environment({})).not.toHaveProperty(name);
+  });
+});
+
+describe("the salt in a stack file", () => {
+  const salt = "encryptionsalt: v1:abc=:v1:def:ghi\n";
+  const config = "# two builders\nconfig:\n  a:b: 1\n";
+
+  it("goes, and nothing else does", () => {
+    expect(withoutSalt(config + salt)).toBe(config);
+    expect(withoutSalt(salt + config)).toBe(config);
+    expect(withoutSalt(config + salt.trimEnd())).toBe(config);
+  });
+
+  it.each(["config:\n  a:token:\n    secure: v1:xyz\n", "config:\n  a:list:\n    - secure: v1:xyz\n"])(
+    "stays where values need it",
+    (secret) => {
+      expect(withoutSalt(secret + salt)).toBe(secret + salt);
+    },
+  );
+
+  it("goes only from files that git tracks without it", () => {
+    const git = (...args: string[]) =>
+      execFileSync("git", ["-c", "user.name=t", "-c", "user.email=t@example.org", ...args], { cwd: directory });
+    const write = (name: string, text: string) => {
+      writeFileSync(join(directory, `Pulumi.${name}.yaml`), text);
+    };
+    const read = (name: string) => readFileSync(join(directory, `Pulumi.${name}.yaml`), "utf8");
+    git("init", "--quiet");
+    write("tracked", config);
+    write("salted", config + salt);
+    git("add", ".");
+    git("commit", "--quiet", "-m", "x");
+    for (const name of ["tracked", "salted", "own"]) write(name, config + salt);
+    tidyStackFiles(directory);
+    expect([read("tracked"), read("salted"), read("own")]).toEqual([config, config + salt, config + salt]);
+  });
+});
