@@ -2,6 +2,7 @@
 import { parseKnownHosts, renderKnownHosts } from "../ssh/knownHosts.ts";
 import { parseSshConfig, renderSshConfig } from "../ssh/sshConfig.ts";
 import { checkBuildMachine, checkPath, type BuildMachine } from "./buildMachine.ts";
+import { applyProfile, type ProfileOptions } from "./profiles.ts";
 import { InvalidValue } from "./invalidValue.ts";
 import { parseMachines, renderMachines } from "./machinesFile.ts";
 import { renderNixConf, type NixSettings } from "./nixConf.ts";
@@ -12,13 +13,15 @@ export type ClientFileName = "machines" | "nix.conf" | "ssh_config" | "known_hos
 /** Name of the client's private key in the directory. */
 export const clientKeyName = "id_ed25519";
 
-export interface ClientFilesOptions {
+export interface ClientFilesOptions extends ProfileOptions {
   /** Absolute path of the directory in which the files will lie: they name each other by it. */
   readonly directory: string;
   /** Further settings of `nix.conf`. */
   readonly settings?: NixSettings;
   /** Whether builds share connections, with the sockets in the directory. Default: true, unless its path is too long. */
   readonly multiplexing?: boolean;
+  /** As in `SshConfigOptions`. Default: 10. */
+  readonly maxSessions?: number;
 }
 
 /**
@@ -34,13 +37,15 @@ export function clientFiles(
 ): Record<ClientFileName, string> {
   const directory = checkPath(options.directory, "directory");
   const sshKey = `${directory}/${clientKeyName}`;
+  const { builders, settings } = applyProfile(machines, options);
   return {
-    machines: renderMachines(machines, { sshKey }),
-    "nix.conf": renderNixConf({ directory, ...(options.settings && { settings: options.settings }) }),
+    machines: renderMachines(builders, { sshKey }),
+    "nix.conf": renderNixConf({ directory, settings: { ...settings, ...options.settings } }),
     ssh_config: renderSshConfig(machines, {
       identityFile: sshKey,
       knownHostsFile: `${directory}/known_hosts`,
       multiplexing: (options.multiplexing ?? true) ? { directory } : "off",
+      ...(options.maxSessions !== undefined && { maxSessions: options.maxSessions }),
     }),
     known_hosts: renderKnownHosts(machines),
   };

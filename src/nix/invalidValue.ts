@@ -1,4 +1,4 @@
-/** The error for a value that a person gave and that can't be used. */
+/** The errors for what a person asked for and can't have: a value that can't be used, a form without words for it. */
 
 /**
  * A value that can't stand in the configuration of a builder or a client.
@@ -23,4 +23,9 @@ export class InvalidValue extends Error {
     this.value = value;
     this.allowed = allowed;
   }
+}
+
+/** Something that one form of client configuration has no words for; `message` names the form to use instead. */
+export class NotExpressible extends Error {
+  override readonly name = "NotExpressible";
 }

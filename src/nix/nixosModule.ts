@@ -1,16 +1,22 @@
 /** The NixOS module that makes a machine a client of the fleet. */
-import { knownHostNames } from "../ssh/knownHosts.ts";
 import { toHostKey } from "../ssh/hostKey.ts";
+import { knownHostNames } from "../ssh/knownHosts.ts";
 import { renderSshConfig } from "../ssh/sshConfig.ts";
 import { checkBuildMachines, checkPath, type BuildMachine } from "./buildMachine.ts";
+import type { NixSettings } from "./nixConf.ts";
 import { NixExpression, NixString, renderNix, type NixValue } from "./nixExpression.ts";
+import { applyProfile, type ProfileOptions } from "./profiles.ts";
 
-/** Where the modules expect the client's private key unless told otherwise. */
+/** Where the NixOS and nix-darwin modules expect the client's private key unless told otherwise. */
 export const defaultSshKey = "/etc/nix/nix-builder-fleet_ed25519";
 
-export interface NixosModuleOptions {
+export interface SystemModuleOptions extends ProfileOptions {
   /** Path, on the client, of the private key. Default: `defaultSshKey`. */
   readonly sshKey?: string;
+  /** Further Nix settings. */
+  readonly settings?: NixSettings;
+  /** As in `SshConfigOptions`. Default: 10. */
+  readonly maxSessions?: number;
 }
 
 /**
@@ -18,26 +24,41 @@ export interface NixosModuleOptions {
  *
  * Option names: nixpkgs, `nixos/modules/config/nix-remote-build.nix` and `nixos/modules/programs/ssh.nix`.
  *
- * @throws InvalidValue if a builder or the path can't be used
+ * @throws InvalidValue if a builder or an option can't be used
  */
-export function renderNixosModule(machines: readonly BuildMachine[], options: NixosModuleOptions = {}): string {
+export function renderNixosModule(machines: readonly BuildMachine[], options: SystemModuleOptions = {}): string {
+  return renderSystemModule(
+    [
+      "This machine as a client of a fleet of Nix builders. Written by nix-builder-fleet: change the stack, not this file.",
+    ],
+    machines,
+    options,
+  );
+}
+
+/** The text that NixOS and nix-darwin share, under a comment of its own. */
+export function renderSystemModule(
+  comment: readonly string[],
+  machines: readonly BuildMachine[],
+  options: SystemModuleOptions,
+): string {
   const checked = checkBuildMachines(machines);
-  const sshKey = checkPath(options.sshKey ?? defaultSshKey, "sshKey");
-  return `# This machine as a client of a fleet of Nix builders. Written by nix-builder-fleet: change the stack, not this file.
-{ lib, ... }:
+  const { builders, settings } = applyProfile(checked, options);
+  const nixSettings = { "builders-use-substitutes": true, ...settings, ...options.settings };
+  return `${comment.map((line) => `# ${line}\n`).join("")}{ lib, ... }:
 let
   # The client's private key on this machine, readable by root only. A string, so that the key never enters the Nix store.
-  sshKey = ${renderNix(sshKey)};
+  sshKey = ${renderNix(checkPath(options.sshKey ?? defaultSshKey, "sshKey"))};
 in
 {
-  nix.distributedBuilds = true;
-  nix.settings.builders-use-substitutes = true;
-  nix.buildMachines = ${renderNix(checked.map(buildMachineValue), "  ")};
+  nix.distributedBuilds = ${renderNix(builders.length > 0)};
+  nix.settings = ${renderNix(nixSettings, "  ")};
+  nix.buildMachines = ${renderNix(builders.map(buildMachineValue), "  ")};
 
   programs.ssh.knownHosts = ${renderNix(Object.fromEntries(checked.map(knownHostValue)), "  ")};
 
   # First, because ssh takes the first value that it finds. The last line ends the last block for what others add.
-  programs.ssh.extraConfig = lib.mkBefore ${renderNix(sshConfigValue(checked), "  ")};
+  programs.ssh.extraConfig = lib.mkBefore ${renderNix(sshConfigValue(checked, options), "  ")};
 }
 `;
 }
@@ -45,7 +66,7 @@ in
 const sshKeyVariable = new NixExpression("sshKey");
 
 /** One entry of `nix.buildMachines`. `hostName` is the alias: address and port stand in ssh_config. */
-export function buildMachineValue(machine: BuildMachine): NixValue {
+function buildMachineValue(machine: BuildMachine): NixValue {
   return {
     hostName: machine.alias,
     protocol: machine.protocol,
@@ -61,14 +82,19 @@ export function buildMachineValue(machine: BuildMachine): NixValue {
 }
 
 /** One entry of `programs.ssh.knownHosts`. */
-export function knownHostValue(machine: BuildMachine): [name: string, value: NixValue] {
+function knownHostValue(machine: BuildMachine): [name: string, value: NixValue] {
   return [machine.alias, { hostNames: knownHostNames(machine), publicKey: toHostKey(machine.publicHostKey) }];
 }
 
 /** The ssh_config of the fleet, with the path of the key left to the module's variable. */
-export function sshConfigValue(machines: readonly BuildMachine[]): NixString {
-  // No path that a person gives can hold this: a directory name has no slash.
+function sshConfigValue(machines: readonly BuildMachine[], { maxSessions }: SystemModuleOptions): NixString {
+  // A path that nobody has, to be found again.
   const placeholder = "/.../sshKey/...";
-  const config = `${renderSshConfig(machines, { identityFile: placeholder, multiplexing: "home" })}\nHost *\n`;
-  return new NixString(config.split(placeholder).flatMap((part, i) => (i === 0 ? [part] : [sshKeyVariable, part])));
+  const config = renderSshConfig(machines, {
+    identityFile: placeholder,
+    multiplexing: "home",
+    ...(maxSessions !== undefined && { maxSessions }),
+  });
+  const parts = `${config}\nHost *\n`.split(placeholder);
+  return new NixString(parts.flatMap((part, i) => (i === 0 ? [part] : [sshKeyVariable, part])));
 }

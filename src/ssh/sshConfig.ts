@@ -15,8 +15,15 @@ export interface SshConfigOptions {
    * Default: none is named, and ssh reads the system's `/etc/ssh/ssh_known_hosts` alone.
    */
   readonly knownHostsFile?: string;
-  /** Whether and where connections are shared; default: not. */
+  /** Whether and where connections are shared; default: `off`. */
   readonly multiplexing?: Multiplexing;
+  /**
+   * Sessions that the builders' sshd allows on one connection (its `MaxSessions`). Default: 10, sshd's own.
+   *
+   * Only builders with fewer maxJobs share connections. Beyond the limit ssh falls back to a connection of its own, which Nix
+   * since 2.15 doesn't expect: "protocol mismatch, got 'started'" (nix#14132).
+   */
+  readonly maxSessions?: number;
 }
 
 /**
@@ -40,7 +47,7 @@ const controlPersist = 60;
  * @throws InvalidValue if a builder or a path can't be used
  */
 export function renderSshConfig(machines: readonly BuildMachine[], options: SshConfigOptions): string {
-  const identityFile = checkPath(options.identityFile, "identityFile");
+  const identityFile = checkSshPath(options.identityFile, "identityFile");
   return checkBuildMachines(machines)
     .map((machine) => renderHost(machine, { ...options, identityFile }))
     .join("\n");
@@ -56,7 +63,8 @@ export function canMultiplexIn(directory: string): boolean {
 }
 
 function renderHost(machine: BuildMachine, options: SshConfigOptions): string {
-  const { knownHostsFile, multiplexing = "off" } = options;
+  const { knownHostsFile, maxSessions = 10 } = options;
+  const multiplexing = machine.maxJobs < maxSessions ? (options.multiplexing ?? "off") : "off";
   return block(`Host ${machine.alias}`, [
     ["HostName", machine.hostName],
     ["Port", machine.port],
@@ -71,7 +79,7 @@ function renderHost(machine: BuildMachine, options: SshConfigOptions): string {
     ...(knownHostsFile === undefined
       ? [["UserKnownHostsFile", "/dev/null"] as const]
       : [
-          ["UserKnownHostsFile", checkPath(knownHostsFile, "knownHostsFile")] as const,
+          ["UserKnownHostsFile", checkSshPath(knownHostsFile, "knownHostsFile")] as const,
           ["GlobalKnownHostsFile", "/dev/null"] as const,
         ]),
     // Both would let a builder have a say in which keys and addresses are trusted next time.
@@ -93,6 +101,11 @@ function renderHost(machine: BuildMachine, options: SshConfigOptions): string {
         )
       : "",
   );
+}
+
+/** Unlike Nix, ssh knows `~`. */
+function checkSshPath(path: string, field: string): string {
+  return path.startsWith("~/") ? `~${checkPath(path.slice(1), field)}` : checkPath(path, field);
 }
 
 type Line = readonly [keyword: string, value: string | number];
