@@ -12,6 +12,7 @@ import { LocalEmulation, LocalMachine } from "./machines/local.ts";
 import type { Machine, MachineKeys } from "./machines/machine.ts";
 import { SmokeTest } from "./smokeTest.ts";
 import { SshIdentity } from "./sshIdentity.ts";
+import { Workspace } from "./workspace.ts";
 
 /** Arguments of a `BuilderFleet`. */
 export interface BuilderFleetArgs {
@@ -46,14 +47,19 @@ export class BuilderFleet extends pulumi.ComponentResource {
       adminPrivateKey: this.adminIdentity.privateKey,
     };
     const owner = emulationOwner(spec.fleet, directory);
+    const workspace = new Workspace("workspace", { directory, owner }, child);
+    const onThisMachine = { ...child, dependsOn: workspace };
     const emulations = new Map(
-      args.emulated.map((system) => [system, new LocalEmulation(`emulation-${system}`, { owner, system }, child)]),
+      args.emulated.map((system) => [
+        system,
+        new LocalEmulation(`emulation-${system}`, { owner, system }, onThisMachine),
+      ]),
     );
     const machineFor = (builder: BuilderSpec): Machine => {
       switch (builder.provider) {
         case "local": {
           const emulation = emulations.get(builder.system);
-          return new LocalMachine(builder.name, { ...keys, spec: builder, directory, emulation }, child);
+          return new LocalMachine(builder.name, { ...keys, spec: builder, directory, emulation }, onThisMachine);
         }
         case "existing":
           return new ExistingMachine(builder.name, { spec: builder }, child);
@@ -71,7 +77,7 @@ export class BuilderFleet extends pulumi.ComponentResource {
         machines: this.buildMachines,
         privateKey: this.clientIdentity.privateKey,
       },
-      child,
+      onThisMachine,
     );
     const verdicts = builders.map(({ spec: builderSpec, builder }) => {
       const smokeTest = new SmokeTest(

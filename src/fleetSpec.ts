@@ -151,7 +151,7 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
   if (!parsed.success) {
     throw new ConfigurationError(parsed.error.issues.map((issue) => describeIssue(issue, values)).join("\n"));
   }
-  const fleetName = fleet.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-");
+  const fleetName = hostNamePart(fleet);
   const builders = parsed.data.builders.flatMap((builder) => expand(fleetName, place, builder));
   refuseDuplicates(builders);
   return {
@@ -160,6 +160,15 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
     clientDirectory: parsed.data.clientDirectory,
     smokeTimeout: parsed.data.smokeTimeout,
   };
+}
+
+/** The stack's name as the first part of an alias: at most 30 of a-z, 0-9 and '-', a letter first. */
+function hostNamePart(stack: string): string {
+  const plain = stack
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9]+/g, "-")
+    .slice(0, 30);
+  return /^[a-z]/.test(plain) ? plain.replace(/-$/, "") : `fleet-${plain}`.slice(0, 30).replace(/-$/, "");
 }
 
 /** One entry of the configuration → its builders: `x86`, `x86-2`, `x86-3` …, so that a changed count renames none. */

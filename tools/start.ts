@@ -1,41 +1,48 @@
 /** `npm start`: set up what is missing, deploy the stack, and say what to try next. */
+import { relative } from "node:path";
 import { parseArgs } from "node:util";
-import { execa } from "execa";
-import { readFleet, stackDirectory } from "../src/cli/stack.ts";
+import { CliError, parseFleet, stackDirectory } from "../src/cli/stack.ts";
 import { recordedStatus, renderStatus } from "../src/cli/status.ts";
+import { deploy } from "./deployment.ts";
+import { fail, LaunchError } from "./launch.mjs";
+import { defaultStack, ensureStack, pulumiEnvironment } from "./pulumi.ts";
+import { setUp } from "./setup/index.ts";
 
-const { values } = parseArgs({
-  options: { stack: { type: "string", short: "s", default: "dev" }, help: { type: "boolean", short: "h" } },
-});
+const usage = `usage: npm start [-- --stack NAME]
 
-if (values.help === true) {
-  console.log(
-    "usage: npm start [-- --stack NAME]\n\nSets up what is missing, deploys the stack (default: dev) and verifies its builders.",
-  );
-} else {
-  await start(values.stack);
+Sets up what is missing on this machine, deploys the stack (default: $PULUMI_STACK, else ${defaultStack})
+and verifies its builders. Safe to repeat: what stands already is left alone.`;
+
+try {
+  const { values } = parseArgs({
+    options: { stack: { type: "string", short: "s" }, help: { type: "boolean", short: "h" } },
+  });
+  if (values.help === true) console.log(usage);
+  else process.exitCode = await start(values.stack ?? process.env["PULUMI_STACK"] ?? defaultStack);
+} catch (error) {
+  if (error instanceof CliError) fail(new LaunchError(error.message));
+  else if (error instanceof TypeError && "code" in error) fail(new LaunchError(`${error.message}\n\n${usage}`));
+  else fail(error);
 }
 
-async function start(stack: string): Promise<void> {
-  const up = await execa(
-    process.execPath,
-    [`${import.meta.dirname}/pulumi.ts`, "up", "--yes", "--skip-preview", "--suppress-outputs", "--stack", stack],
-    { stdio: "inherit", reject: false },
-  );
-  if (up.exitCode !== 0) {
-    console.error("\nThe fleet is not up; what is wrong stands above. Once mended, `npm start` goes on from here.");
-    process.exitCode = up.exitCode ?? 1;
-    return;
+async function start(stack: string): Promise<number> {
+  const env = { ...pulumiEnvironment(await setUp()), PULUMI_STACK: stack };
+  ensureStack(env);
+  console.log(`Deploying stack ${stack}`);
+  const { exitCode, outputs } = await deploy(env, console.log);
+  if (exitCode !== 0) {
+    console.error("\nThe fleet is not up; the reason stands above. Once it is mended, `npm start` goes on from here.");
+    return exitCode;
   }
-  const fleet = await readFleet(stack);
-  const other = stack === "dev" ? "" : ` --stack ${stack}`;
+  const other = stack === defaultStack ? "" : ` --stack ${stack}`;
   console.log(`
-${renderStatus(recordedStatus(fleet))}
+${renderStatus(recordedStatus(parseFleet(stack, outputs)))}
 
-Client files: ${stackDirectory(stack)}/client
+Client files: ${relative(process.cwd(), stackDirectory(stack))}/client (machines, nix.conf, ssh_config, known_hosts, id_ed25519)
 
 Try next:
-  npx fleet${other} status                      the same table, live
-  npx fleet${other} build --help                nix-build on these builders, and nowhere else
-  npm run pulumi -- destroy${other}             remove everything again`);
+  npx fleet${other} build docs/hello.nix   build one derivation on each builder, and nothing here
+  npx fleet${other} status                 the same table, live
+  npm run pulumi -- destroy${other}        remove everything again`);
+  return 0;
 }

@@ -30,36 +30,50 @@ const buildMachine = z.object({
 
 const outputs = z.object({
   builders: z.array(buildMachine),
-  clientPrivateKey: z.string(),
   verification: z.record(z.string(), z.object({ alias: z.string(), verified: z.boolean(), seconds: z.number() })),
 });
 
-/** The outputs that the CLI uses; the client's private key is among them. */
+/** What the stack's outputs say of the fleet that everybody may know. */
 export type Fleet = z.infer<typeof outputs> & {
   /** Name of the stack. */
   readonly stack: string;
 };
 
+/** A fleet with the key that opens it. */
+export type UsableFleet = Fleet & {
+  /** OpenSSH private key of the clients. */
+  readonly clientPrivateKey: string;
+};
+
 /**
- * The outputs of a stack.
+ * Stack outputs → fleet.
+ *
+ * @throws CliError when they are not those of a deployed fleet.
+ */
+export function parseFleet(stack: string, values: unknown): Fleet {
+  const parsed = outputs.safeParse(values);
+  if (parsed.success) return { ...parsed.data, stack };
+  throw new CliError(
+    `stack '${stack}' has no fleet: nothing is deployed, or its last deployment failed; ` +
+      "run `npm start` (or `npm run pulumi -- up`) first",
+  );
+}
+
+/**
+ * The fleet of a stack, as the Pulumi CLI of this checkout knows it.
  *
  * @throws CliError when there is no such stack or nothing is deployed in it.
  */
-export async function readFleet(stack: string): Promise<Fleet> {
+export async function readFleet(stack: string): Promise<UsableFleet> {
   const result = await execa(
     process.execPath,
-    [`${checkout}/tools/pulumi.ts`, "stack", "output", "--json", "--show-secrets", "--stack", stack],
-    { cwd: checkout, reject: false, stdin: "ignore" },
+    [`${checkout}/tools/pulumi.ts`, "stack", "output", "--json", "--show-secrets"],
+    { cwd: checkout, env: { PULUMI_STACK: stack }, reject: false, stdin: "ignore" },
   );
   if (result.failed) throw new CliError(`the outputs of stack '${stack}' can't be read: ${result.stderr.trim()}`);
-  const parsed = outputs.safeParse(JSON.parse(result.stdout));
-  if (!parsed.success) {
-    throw new CliError(
-      `stack '${stack}' has no fleet: nothing is deployed, or its last deployment failed; ` +
-        "run `npm start` (or `npm run pulumi -- up`) first",
-    );
-  }
-  return { ...parsed.data, stack };
+  const values: unknown = JSON.parse(result.stdout);
+  const { clientPrivateKey } = z.object({ clientPrivateKey: z.string().default("") }).parse(values);
+  return { ...parseFleet(stack, values), clientPrivateKey };
 }
 
 /** Folder of the checkout for what belongs to a stack on this machine; `destroy` empties it. */
@@ -68,7 +82,7 @@ export function stackDirectory(stack: string): string {
 }
 
 /** Writes the client's files for this fleet. What is there already stays as it is. */
-export function writeClient(fleet: Fleet, directory: string): void {
+export function writeClient(fleet: UsableFleet, directory: string): void {
   writeClientDirectory(directory, {
     ...clientFiles(fleet.builders, { directory }),
     [clientKeyName]: fleet.clientPrivateKey,

@@ -4,7 +4,7 @@ import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { explainFailure } from "../smoke/failure.ts";
-import { stackDirectory, writeClient, type Fleet } from "./stack.ts";
+import { stackDirectory, writeClient, type Fleet, type UsableFleet } from "./stack.ts";
 
 /** One row. */
 export interface BuilderStatus {
@@ -42,7 +42,7 @@ export function recordedStatus(fleet: Fleet): BuilderStatus[] {
 }
 
 /** As `recordedStatus`, and each builder's store is asked for an answer. */
-export async function liveStatus(fleet: Fleet): Promise<BuilderStatus[]> {
+export async function liveStatus(fleet: UsableFleet): Promise<BuilderStatus[]> {
   const clientDirectory = `${stackDirectory(fleet.stack)}/client`;
   writeClient(fleet, clientDirectory);
   const env = clientEnvironment({ clientDirectory, store: `${stackDirectory(fleet.stack)}/store` });

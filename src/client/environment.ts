@@ -17,7 +17,12 @@ export function clientEnvironment({ clientDirectory, store }: ClientLocation): R
   return {
     NIX_CONF_DIR: clientDirectory,
     NIX_USER_CONF_FILES: "",
-    NIX_CONFIG: "max-jobs = 0\nextra-experimental-features = nix-command flakes\n",
+    NIX_CONFIG: [
+      "max-jobs = 0",
+      "extra-experimental-features = nix-command flakes",
+      // Nobody builds in a store of one's own; Nix would warn of a missing group all the same.
+      ...(store === undefined ? [] : ["build-users-group ="]),
+    ].join("\n"),
     NIX_SSHOPTS: `-F ${clientDirectory}/ssh_config`,
     // Not the machine's daemon: it would read its own configuration and root's ssh_config.
     NIX_REMOTE: store === undefined ? "local" : `local?root=${store}`,

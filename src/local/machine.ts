@@ -1,13 +1,24 @@
 /** Starts and stops one local builder: an sshd of its own in front of a Nix store of its own. */
 import { spawn } from "node:child_process";
-import { chmodSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { connect, createServer } from "node:net";
 import { userInfo } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
-import { registerEmulation } from "./emulation.ts";
+import { registerEmulation, unregisterEmulation } from "./emulation.ts";
 import { localMachineFiles, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
-import { runningSshd, stopProcesses } from "./processes.ts";
+import { marksOfMachine, runningSshd, stopProcesses } from "./processes.ts";
+import { systems } from "../nix/system.ts";
 import type { LocalMachine } from "./spec.ts";
 import { findLocalTools } from "./tools.ts";
 
@@ -30,9 +41,9 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   }
   // Only these two are read at start; authorized_keys, the forced command and nix.conf count from the next connection on.
   const after = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
-  if (runningSshd(directory) !== undefined && before !== after) await stopProcesses(directory);
+  if (runningSshd(directory) !== undefined && before !== after) await stopProcesses(marksOfMachine(directory));
   if (runningSshd(directory) === undefined) {
-    await stopProcesses(directory);
+    await stopProcesses(marksOfMachine(directory));
     await refuseTakenPort(address, port);
     await startSshd(tools.sshd, machine);
   }
@@ -41,7 +52,23 @@ export async function startMachine(machine: LocalMachine, generation: string): P
 
 /** Stops a builder and removes its folder, the store included. Safe to repeat. */
 export async function removeMachine(directory: string): Promise<void> {
-  await stopProcesses(directory);
+  await stopProcesses(marksOfMachine(directory));
+  removeTree(directory);
+}
+
+/**
+ * Removes whatever is left of a stack on this machine: builders and client files that a deployment made but was killed
+ * before it could write them down, and processes that use them. Safe to repeat.
+ *
+ * @param directory The stack's folder.
+ * @param owner Owner of the emulations that the stack may have registered.
+ */
+export async function sweep(directory: string, owner: string): Promise<void> {
+  const machines = `${directory}/machines`;
+  for (const name of existsSync(machines) ? readdirSync(machines) : []) await removeMachine(`${machines}/${name}`);
+  // Smoke tests under way, and ssh's own processes that keep a connection for the next build (their title is the socket's path).
+  await stopProcesses([`root=${directory}/`, `-F ${directory}/client/ssh_config`, `ssh: ${directory}/client/`]);
+  for (const system of systems) unregisterEmulation(owner, system);
   removeTree(directory);
 }
 

@@ -19,17 +19,26 @@ export function runningSshd(directory: string): number | undefined {
 }
 
 /**
- * Stops everything that runs for the builder in `directory`: its sshd, their sessions, Nix, and builds under way.
+ * What tells a builder's processes from all others: sshd's configuration and Nix's store, both in its folder.
+ *
+ * @param directory The builder's folder.
+ */
+export function marksOfMachine(directory: string): readonly string[] {
+  return [`${directory}/sshd_config`, `root=${directory}/root`];
+}
+
+/**
+ * Stops every process with one of these marks in its command line, and all that descend from them: for a builder its sshd,
+ * the sessions, Nix, and builds under way.
  *
  * @throws Error when something still runs after ten seconds.
  */
-export async function stopProcesses(directory: string): Promise<void> {
-  const sshd = runningSshd(directory);
-  // Descendants of sshd's sessions lose their parent with it: remember them before the first signal.
-  const known = new Set<number>(sshd === undefined ? [] : [sshd]);
+export async function stopProcesses(marks: readonly string[]): Promise<void> {
+  // Descendants lose their parent with the first signal: they are remembered.
+  const known = new Set<number>();
   const deadline = Date.now() + 10_000;
   for (let signal: NodeJS.Signals = "SIGTERM"; ; signal = Date.now() > deadline - 8_000 ? "SIGKILL" : "SIGTERM") {
-    const alive = processesOf(directory, known);
+    const alive = processesOf(marks, known);
     if (alive.length === 0) return;
     if (Date.now() > deadline) {
       throw new Error(`process ${alive.map(({ pid, command }) => `${pid} (${command})`).join(", ")} does not end`);
@@ -43,8 +52,8 @@ export async function stopProcesses(directory: string): Promise<void> {
   }
 }
 
-/** Processes that name the folder in their command line or are known by pid, and all that descend from them. */
-function processesOf(directory: string, known: ReadonlySet<number>): Process[] {
+/** Processes with a mark in their command line or known by pid, and all that descend from them. */
+function processesOf(marks: readonly string[], known: ReadonlySet<number>): Process[] {
   const all = processes();
   const found = new Map<number, Process>();
   const add = (process: Process): void => {
@@ -53,9 +62,7 @@ function processesOf(directory: string, known: ReadonlySet<number>): Process[] {
     for (const child of all) if (child.parent === process.pid) add(child);
   };
   for (const process of all) {
-    const serves =
-      process.command.includes(`${directory}/sshd_config`) || process.command.includes(`root=${directory}/root`);
-    if (serves || known.has(process.pid)) add(process);
+    if (marks.some((mark) => process.command.includes(mark)) || known.has(process.pid)) add(process);
   }
   return [...found.values()].filter(({ pid }) => pid !== globalThis.process.pid);
 }

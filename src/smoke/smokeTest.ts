@@ -1,11 +1,11 @@
 /** Proves that one builder builds: a derivation that did not exist before, through the emitted files, on that builder alone. */
 import { randomBytes } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { execFileSync } from "node:child_process";
-import { tmpdir } from "node:os";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
+import { removeTree } from "../local/folders.ts";
 import { parseBuiltBy, smokeExpression } from "./derivation.ts";
 import { explainFailure } from "./failure.ts";
 
@@ -48,7 +48,7 @@ export interface Verdict {
  */
 export async function runSmokeTest(test: SmokeTest): Promise<Verdict> {
   const row = machinesRow(test);
-  const store = mkdtempSync(`${tmpdir()}/fleet-smoke-`);
+  const store = mkdtempSync(`${dirname(test.clientDirectory)}/smoke-`);
   try {
     const deadline = Date.now() + test.timeout * 1000;
     for (let pause = 250; ; pause = Math.min(pause * 2, 5000)) {
@@ -60,8 +60,7 @@ export async function runSmokeTest(test: SmokeTest): Promise<Verdict> {
       await delay(pause);
     }
   } finally {
-    execFileSync("chmod", ["-R", "u+w", store]);
-    rmSync(store, { recursive: true, force: true });
+    removeTree(store);
   }
 }
 

@@ -1,0 +1,29 @@
+/** The stack's folder on this machine: made first, removed last, with whatever a killed deployment left behind. */
+import * as command from "@pulumi/command/local/command.js";
+import * as pulumi from "@pulumi/pulumi";
+import { commandDefaults, scriptCommand } from "./checkout.ts";
+
+/** Arguments of a `Workspace`. */
+export interface WorkspaceArgs {
+  /** Absolute path. */
+  readonly directory: string;
+  /** Owner of the stack's emulations, see `emulationOwner`. */
+  readonly owner: string;
+}
+
+/** All that lies or runs on this machine depends on it, so that its removal comes last and finds only what was forgotten. */
+export class Workspace extends pulumi.ComponentResource {
+  constructor(name: string, args: WorkspaceArgs, opts?: pulumi.ComponentResourceOptions) {
+    super("nix-builder-fleet:index:Workspace", name, {}, opts);
+    new command.Command(
+      name,
+      {
+        ...commandDefaults,
+        create: ":",
+        delete: scriptCommand("local/main.ts", "sweep", args.directory, args.owner),
+      },
+      { parent: this },
+    );
+    this.registerOutputs({});
+  }
+}

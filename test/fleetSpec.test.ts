@@ -1,0 +1,155 @@
+import { describe, expect, it } from "vitest";
+import { ConfigurationError, parseFleetSpec } from "../src/fleetSpec.ts";
+
+const x86 = { name: "x86", provider: "local", system: "x86_64-linux" };
+const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPIQCZc54poJ8vqawd8TraNryQeJnvH1eLpIDgbiqymM";
+const own = { name: "own", provider: "existing", system: "aarch64-linux", address: "builder.example.org", hostKey };
+
+const parse = (...builders: unknown[]) => parseFleetSpec("dev", { builders }, "/checkout");
+
+const refusal = (values: Record<string, unknown>): string => {
+  try {
+    parseFleetSpec("dev", values, "/checkout");
+  } catch (error) {
+    if (error instanceof ConfigurationError) return error.message;
+    throw error;
+  }
+  throw new Error("was accepted");
+};
+
+describe("a fleet's configuration", () => {
+  it("fills in defaults", () => {
+    const { builders, clientDirectory, smokeTimeout } = parse(x86, own);
+    expect(builders[0]).toMatchObject({ alias: "dev-x86", port: 2222, speedFactor: 1, protocol: "ssh-ng" });
+    expect(builders[1]).toMatchObject({ alias: "dev-own", port: 22, user: "nix-builder", sshKey: undefined });
+    expect({ clientDirectory, smokeTimeout }).toEqual({
+      clientDirectory: "/etc/nix/nix-builder-fleet",
+      smokeTimeout: 120,
+    });
+  });
+
+  it("makes several of a kind without renaming or moving the first", () => {
+    const one = parse(x86, { ...x86, name: "other" }).builders;
+    const three = parse({ ...x86, count: 3 }, { ...x86, name: "other" }).builders;
+    expect(three.map(({ name }) => name)).toEqual(["x86", "x86-2", "x86-3", "other"]);
+    expect([three[0], three[3]]).toEqual(one);
+  });
+
+  it("gives local builders loopback addresses of their own, other ones in another checkout", () => {
+    const addresses = parse({ ...x86, count: 16 }).builders.map(({ address }) => address);
+    expect(new Set(addresses).size).toBe(16);
+    for (const address of addresses) expect(address).toMatch(/^127\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])\./);
+    expect(parseFleetSpec("dev", { builders: [x86] }, "/elsewhere").builders[0]?.address).not.toBe(addresses[0]);
+  });
+
+  it("forgets the comment of a host key, which is no part of what is pinned", () => {
+    expect(parse({ ...own, hostKey: `${hostKey} root@builder` }).builders[0]).toMatchObject({ hostKey });
+  });
+
+  it.each([
+    ["1st", "fleet-1st-x86"],
+    ["Org.Prod", "org-prod-x86"],
+    ["a".repeat(40), `${"a".repeat(30)}-x86`],
+  ])("makes host names out of a stack named %s", (stack, alias) => {
+    expect(parseFleetSpec(stack, { builders: [x86] }, "/checkout").builders[0]?.alias).toBe(alias);
+  });
+});
+
+describe("what is wrong is said with key, value and what is allowed", () => {
+  it.each<[string, Record<string, unknown>, string]>([
+    ["no builders at all", {}, "builders: missing"],
+    ["an empty fleet", { builders: [] }, "at least one builder"],
+    [
+      "an unknown provider",
+      { builders: [{ ...x86, provider: "gcp" }] },
+      'builders[0].provider: "gcp" is not allowed; allowed is one of',
+    ],
+    [
+      "an unknown system",
+      { builders: [{ ...x86, system: "riscv64-linux" }] },
+      'builders[0].system: "riscv64-linux" is not allowed; allowed is one of x86_64-linux, aarch64-linux',
+    ],
+    [
+      "an illegal name",
+      { builders: [{ ...x86, name: "X 86" }] },
+      'builders[0].name: "X 86" is not allowed; allowed is 1 to 32 of a-z',
+    ],
+    ["a missing name", { builders: [{ ...x86, name: undefined }] }, "builders[0].name: missing"],
+    [
+      "maxJobs 0",
+      { builders: [{ ...x86, maxJobs: 0 }] },
+      "builders[0].maxJobs: 0 is not allowed; allowed is a whole number of at least 1",
+    ],
+    ["negative maxJobs", { builders: [{ ...x86, maxJobs: -2 }] }, "builders[0].maxJobs: -2 is not allowed"],
+    [
+      "a speedFactor that old Nix can't parse",
+      { builders: [{ ...x86, speedFactor: 1.5 }] },
+      "builders[0].speedFactor: 1.5 is not allowed; allowed is a whole number",
+    ],
+    [
+      "a feature with a comma",
+      { builders: [{ ...x86, supportedFeatures: ["kvm,big-parallel"] }] },
+      'builders[0].supportedFeatures[0]: "kvm,big-parallel" is not allowed; allowed is letters, digits',
+    ],
+    [
+      "a feature with a space",
+      { builders: [{ ...x86, mandatoryFeatures: ["big parallel"] }] },
+      'builders[0].mandatoryFeatures[0]: "big parallel" is not allowed',
+    ],
+    [
+      "a port out of range",
+      { builders: [{ ...x86, port: 70000 }] },
+      "builders[0].port: 70000 is not allowed; allowed is 1 to 65535",
+    ],
+    [
+      "an address that isn't loopback",
+      { builders: [{ ...x86, address: "10.0.0.1" }] },
+      'builders[0].address: "10.0.0.1" is not allowed; allowed is an IPv4 loopback address',
+    ],
+    ["a misspelled key", { builders: [{ ...x86, maxjobs: 2 }] }, "builders[0]: unknown key 'maxjobs'"],
+    ["a misspelled top-level key", { builders: [x86], clientDir: "/x" }, "unknown key 'clientDir'"],
+    [
+      "a host key that is none",
+      { builders: [{ ...own, hostKey: "AAAA" }] },
+      'builders[0].hostKey: "AAAA" is not allowed; allowed is the host\'s public key line',
+    ],
+    [
+      "no host key, as that would be trust on first use",
+      { builders: [{ ...own, hostKey: undefined }] },
+      "builders[0].hostKey: missing",
+    ],
+    ["a count on a host that exists once", { builders: [{ ...own, count: 2 }] }, "unknown key 'count'"],
+    [
+      "a relative key path",
+      { builders: [{ ...own, sshKey: "id_ed25519" }] },
+      'builders[0].sshKey: "id_ed25519" is not allowed; allowed is an absolute path',
+    ],
+    ["two of one name", { builders: [x86, x86] }, "two builders are named 'x86'"],
+    [
+      "a name that a count makes too",
+      {
+        builders: [
+          { ...x86, count: 2 },
+          { ...x86, name: "x86-2" },
+        ],
+      },
+      "two builders are named 'x86-2'",
+    ],
+    [
+      "two on one socket",
+      {
+        builders: [
+          { ...x86, address: "127.0.0.5" },
+          { ...x86, name: "b", address: "127.0.0.5" },
+        ],
+      },
+      "'x86' and 'b' are both at 127.0.0.5:2222",
+    ],
+  ])("%s", (_, values, expected) => {
+    expect(refusal(values)).toContain(expected);
+  });
+
+  it("names every mistake at once", () => {
+    expect(refusal({ builders: [{ ...x86, maxJobs: 0, port: 0 }] }).split("\n")).toHaveLength(2);
+  });
+});

@@ -1,0 +1,130 @@
+/** Runs `pulumi up` and tells its progress in a line a step, from the engine's own events. */
+import { createInterface } from "node:readline";
+import { execa } from "execa";
+import { checkout } from "./launch.mjs";
+import { tidyStackFiles } from "./pulumi.ts";
+
+/** What is used of an engine event; `sdk/nodejs/automation/events.ts` of pulumi/pulumi describes them in full. */
+export interface EngineEvent {
+  readonly resourcePreEvent?: { readonly metadata: StepMetadata };
+  readonly resOutputsEvent?: { readonly metadata: StepMetadata };
+  readonly diagnosticEvent?: { readonly message: string; readonly severity: string };
+}
+
+interface StepMetadata {
+  readonly op: string;
+  readonly urn: string;
+  readonly type?: string;
+  readonly new?: { readonly outputs?: Readonly<Record<string, unknown>> } | null;
+}
+
+/** How a deployment ended. */
+export interface Deployment {
+  /** Exit code of the CLI. */
+  readonly exitCode: number;
+  /** The stack's outputs; secrets among them are not readable. */
+  readonly outputs: Readonly<Record<string, unknown>>;
+}
+
+/** Component → what has been done when its resource is there. */
+const done: Readonly<Record<string, string>> = {
+  SshIdentity: "key pair made",
+  LocalEmulation: "registered",
+  LocalMachine: "sshd started",
+  Builder: "measured",
+  ClientDirectory: "written",
+  SmokeTest: "passed",
+};
+
+/** Seconds without a finished step after which what is under way is named. */
+const patience = 15;
+
+/**
+ * Deploys the stack that `env` selects.
+ *
+ * @param env As `pulumiEnvironment` makes it.
+ * @param say Called with each line of progress, and of what went wrong.
+ */
+export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void): Promise<Deployment> {
+  const started = performance.now();
+  const seconds = (): string => `${((performance.now() - started) / 1000).toFixed(1)} s`.padStart(7);
+  const underWay = new Set<string>();
+  let outputs: Deployment["outputs"] = {};
+  const up = execa("pulumi", ["up", "--yes", "--skip-preview", "--json"], {
+    cwd: checkout,
+    env: { ...env, PULUMI_ENABLE_STREAMING_JSON_PREVIEW: "true" },
+    stdin: "ignore",
+    buffer: { stdout: false },
+    reject: false,
+  });
+  const heartbeat = setInterval(() => {
+    if (underWay.size > 0) say(`${seconds()}  … ${[...underWay].join(", ")}`);
+  }, patience * 1000);
+  try {
+    for await (const line of createInterface({ input: up.stdout })) {
+      const event = parseEvent(line);
+      if (event === undefined) continue;
+      const before = stepName(event.resourcePreEvent?.metadata);
+      if (before !== undefined) underWay.add(before);
+      const after = stepName(event.resOutputsEvent?.metadata);
+      if (after !== undefined) underWay.delete(after);
+      const resource = event.resOutputsEvent?.metadata;
+      if (resource?.type === "pulumi:pulumi:Stack") outputs = resource.new?.outputs ?? outputs;
+      const text = describeEvent(event);
+      if (text !== undefined) say(event.diagnosticEvent === undefined ? `${seconds()}  ${text}` : text);
+    }
+    const { exitCode, stderr } = await up;
+    if (stderr.trim() !== "") say(stderr.trim());
+    return { exitCode: exitCode ?? 1, outputs };
+  } finally {
+    clearInterval(heartbeat);
+    tidyStackFiles();
+  }
+}
+
+/**
+ * One line for an event, `undefined` where it is of no interest to a person.
+ *
+ * @param event An engine event.
+ */
+export function describeEvent(event: EngineEvent): string | undefined {
+  const { diagnosticEvent, resOutputsEvent } = event;
+  if (diagnosticEvent !== undefined) return describeDiagnostic(diagnosticEvent);
+  const step = stepName(resOutputsEvent?.metadata);
+  if (resOutputsEvent === undefined || step === undefined) return undefined;
+  const { op, urn } = resOutputsEvent.metadata;
+  // A replacement is told by its new resource; the old one's end is no news.
+  if (op === "replace" || op.endsWith("-replaced")) return undefined;
+  if (op.startsWith("delete")) return `${step}: removed`;
+  return `${step}: ${done[componentOf(urn)] ?? "done"}`;
+}
+
+function describeDiagnostic({ message, severity }: { message: string; severity: string }): string | undefined {
+  if (severity !== "warning" && severity !== "error") return undefined;
+  // Set-up has said so once already.
+  if (/^using pulumi-resource-\S+ from \$PATH/.test(message)) return undefined;
+  // The engine closes every failed deployment with this.
+  if (/^(update|preview) failed$/.test(message.trim())) return undefined;
+  return `${severity}: ${message.trim()}`;
+}
+
+/** The name of a step that does something; components do nothing themselves, and `same` is no step. */
+function stepName(metadata: StepMetadata | undefined): string | undefined {
+  if (metadata === undefined || metadata.op === "same" || metadata.op === "read") return undefined;
+  const [types = "", name = ""] = metadata.urn.split("::").slice(2);
+  const type = types.split("$").at(-1) ?? "";
+  return type.startsWith("pulumi:") || type.startsWith("nix-builder-fleet:") || name === "workspace" ? undefined : name;
+}
+
+/** The component that a resource is a child of. */
+function componentOf(urn: string): string {
+  return urn.split("::")[2]?.split("$").at(-2)?.split(":").at(-1) ?? "";
+}
+
+function parseEvent(line: string): EngineEvent | undefined {
+  try {
+    return JSON.parse(line) as EngineEvent;
+  } catch {
+    return undefined;
+  }
+}
