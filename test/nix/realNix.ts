@@ -38,6 +38,7 @@ export function evaluate(expression: string): unknown {
     encoding: "utf8",
     timeout: 60_000,
     maxBuffer: 2 ** 26,
+    stdio: ["ignore", "pipe", "pipe"],
   });
   return JSON.parse(json);
 }

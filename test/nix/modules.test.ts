@@ -1,0 +1,234 @@
+/** The client modules, evaluated by Nix against the options that they set. */
+import { execFileSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { checkBuildMachine, type BuildMachine } from "../../src/nix/buildMachine.ts";
+import { renderDarwinModule } from "../../src/nix/darwinModule.ts";
+import { renderHomeManagerModule } from "../../src/nix/homeManagerModule.ts";
+import { parseMachines } from "../../src/nix/machinesFile.ts";
+import { renderNix } from "../../src/nix/nixExpression.ts";
+import { defaultSshKey, renderNixosModule, type SystemModuleOptions } from "../../src/nix/nixosModule.ts";
+import { toPublicHostKey } from "../../src/ssh/hostKey.ts";
+import { knownHostNames, parseKnownHosts } from "../../src/ssh/knownHosts.ts";
+import { parseSshConfig } from "../../src/ssh/sshConfig.ts";
+import { fleets, x86 } from "./fleets.ts";
+import { evaluate, temporaryDirectory } from "./realNix.ts";
+
+const stubs = fileURLToPath(new URL("stubs", import.meta.url));
+const clientModule = fileURLToPath(new URL("../../nixos/client.nix", import.meta.url));
+
+interface SystemConfig {
+  readonly nix: {
+    readonly distributedBuilds: boolean;
+    readonly settings: Record<string, unknown>;
+    readonly buildMachines: readonly ({ readonly hostName: string; readonly sshKey: string } & BuildMachine)[];
+  };
+  readonly programs: {
+    readonly ssh: {
+      readonly knownHosts: Record<string, { readonly hostNames: readonly string[]; readonly publicKey: string }>;
+      readonly extraConfig: string;
+    };
+  };
+}
+
+/** The configurations that each list of modules (Nix expressions) makes, in one run of Nix. */
+function evaluateModules<Config>(options: "system" | "home", configurations: readonly (readonly string[])[]): Config[] {
+  const lists = configurations.map(
+    (modules) => `[ ${stubs}/${options}.nix ${modules.map((m) => `(${m})`).join("\n")} ]`,
+  );
+  return evaluate(`
+    let lib = import ${stubs}/lib.nix; in
+    map (modules: lib.evalModules { inherit modules; }) [ ${lists.join("\n")} ]
+  `) as Config[];
+}
+
+/** The fleet that a configuration speaks of. */
+function parseSystemConfig({ nix, programs }: SystemConfig, sshKey = defaultSshKey): BuildMachine[] {
+  const hosts = parseSshConfig(programs.ssh.extraConfig.replace(/\nHost \*\n$/, ""), { identityFile: sshKey });
+  return nix.buildMachines.map(({ hostName: alias, sshKey: key, ...rest }) => {
+    const { hostName, port } = hosts.find((host) => host.alias === alias) ?? { hostName: "", port: 0 };
+    const machine = checkBuildMachine({ ...rest, ...(key === sshKey ? {} : { sshKey: key }), alias, hostName, port });
+    expect(programs.ssh.knownHosts[alias]?.hostNames).toEqual(knownHostNames(machine));
+    expect(toPublicHostKey(programs.ssh.knownHosts[alias]?.publicKey ?? "")).toBe(machine.publicHostKey);
+    return machine;
+  });
+}
+
+const sampled = fc.sample(fleets(4), { numRuns: 40, seed: 4 });
+
+describe.each([
+  ["NixOS", renderNixosModule],
+  ["nix-darwin", renderDarwinModule],
+])("the %s module", (_, render) => {
+  test("of any fleet is evaluated to an equal fleet", () => {
+    const configs = evaluateModules<SystemConfig>(
+      "system",
+      sampled.map((fleet) => [render(fleet)]),
+    );
+    expect(configs.map((config) => parseSystemConfig(config))).toEqual(sampled);
+    expect(configs.map(({ nix }) => nix.distributedBuilds)).toEqual(sampled.map((fleet) => fleet.length > 0));
+    expect(configs[0]?.nix.settings).toEqual({ "builders-use-substitutes": true });
+  });
+
+  test("leaves the path of the key to one line, which a person may change", () => {
+    const changed = render([x86]).replace(`"${defaultSshKey}"`, '"/run/secrets/builder"');
+    const [config] = evaluateModules<SystemConfig>("system", [[changed]]);
+    expect(config?.nix.buildMachines[0]?.sshKey).toBe("/run/secrets/builder");
+    expect(config?.programs.ssh.extraConfig).toContain("IdentityFile /run/secrets/builder\n");
+    expect(render([x86], { sshKey: "/run/secrets/builder" })).toBe(changed);
+  });
+
+  test("stands before other modules' ssh configuration and doesn't swallow it", () => {
+    const other = '{ programs.ssh.extraConfig = "StrictHostKeyChecking no\\nUser other\\n"; }';
+    const [config] = evaluateModules<SystemConfig>("system", [[other, render([x86])]]);
+    using directory = temporaryDirectory();
+    const file = `${directory.path}/ssh_config`;
+    writeFileSync(file, config?.programs.ssh.extraConfig ?? "");
+    const resolve = (host: string) =>
+      execFileSync("ssh", ["-G", "-F", file, host], {
+        encoding: "utf8",
+        timeout: 10_000,
+        stdio: ["ignore", "pipe", "pipe"],
+      });
+    expect(resolve("x86")).toMatch(/^stricthostkeychecking true$/m);
+    expect(resolve("x86")).toMatch(/^user nix-builder$/m);
+    expect(resolve("elsewhere")).toMatch(/^user other$/m);
+  });
+
+  test("says by profile what this machine builds itself", () => {
+    const arm = { ...x86, alias: "arm", systems: ["aarch64-linux"] };
+    const profiles: SystemModuleOptions[] = [
+      { profile: "remote-only" },
+      { profile: "balanced" },
+      { profile: "local-first", localSystems: ["x86_64-linux"] },
+      { profile: "offline" },
+    ];
+    const configs = evaluateModules<SystemConfig>(
+      "system",
+      profiles.map((options) => [render([x86, arm], options)]),
+    );
+    expect(
+      configs.map(({ nix }) => [
+        nix.distributedBuilds,
+        nix.buildMachines.map(({ hostName }) => hostName),
+        nix.settings["max-jobs"],
+      ]),
+    ).toEqual([
+      [true, ["x86", "arm"], 0],
+      [true, ["x86", "arm"], "auto"],
+      [true, ["arm"], "auto"],
+      [false, [], "auto"],
+    ]);
+  });
+});
+
+describe("the flake's module", () => {
+  test("makes of fleet.json what the written module says", () => {
+    using directory = temporaryDirectory();
+    const cases: { fleet: BuildMachine[]; options: SystemModuleOptions }[] = [
+      ...sampled.map((fleet) => ({ fleet, options: {} })),
+      ...sampled.slice(0, 6).map((fleet) => ({ fleet, options: { profile: "offline" as const, sshKey: "/run/k" } })),
+      ...sampled
+        .slice(0, 6)
+        .map((fleet) => ({ fleet, options: { profile: "remote-only" as const, maxSessions: 100 } })),
+      ...sampled.map((fleet) => ({
+        fleet,
+        options: { profile: "local-first" as const, localSystems: ["x86_64-linux"] },
+      })),
+    ];
+    const files = cases.map(({ fleet }, i) => {
+      const file = `${directory.path}/fleet-${i}.json`;
+      writeFileSync(file, JSON.stringify(fleet));
+      return file;
+    });
+    const configs = evaluateModules<SystemConfig & { nix: { builderFleet?: unknown } }>(
+      "system",
+      cases.map(({ options }, i) => [
+        clientModule,
+        `{ nix.builderFleet = ${renderNix({ file: files[i] ?? "", ...options })}; }`,
+      ]),
+    );
+    const written = evaluateModules<SystemConfig>(
+      "system",
+      cases.map(({ fleet, options }) => [renderNixosModule(fleet, options)]),
+    );
+    for (const config of configs) delete config.nix.builderFleet;
+    expect(configs).toEqual(written);
+  });
+
+  test("does nothing without a file, and refuses local-first without systems", () => {
+    const [config] = evaluateModules<SystemConfig>("system", [[clientModule]]);
+    expect(config?.programs.ssh.extraConfig).toBe("");
+    using directory = temporaryDirectory();
+    writeFileSync(`${directory.path}/fleet.json`, JSON.stringify([x86]));
+    const settings = renderNix({ file: `${directory.path}/fleet.json`, profile: "local-first" });
+    expect(() => evaluateModules("system", [[clientModule, `{ nix.builderFleet = ${settings}; }`]])).toThrow(
+      /localSystems/,
+    );
+  });
+
+  test("is what the flake exports for both, beside a shell for every system", () => {
+    const flake = fileURLToPath(new URL("../../nixos/flake.nix", import.meta.url));
+    const outputs = evaluate(`
+      let
+        lib.genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
+        pkgs = { mkShell = shell: map (package: package.name) shell.packages; pulumiPackages.pulumi-nodejs.name = "pulumi-nodejs"; }
+          // lib.genAttrs [ "nodejs_24" "pulumi" "nix" "openssh" "git" "jq" "actionlint" ] (name: { inherit name; });
+        nixpkgs = { inherit lib; legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" "x86_64-darwin" "aarch64-darwin" ] (_: pkgs); };
+        outputs = (import ${flake}).outputs { inherit nixpkgs; self = { }; };
+      in
+      {
+        modules = map toString [ outputs.nixosModules.default outputs.darwinModules.default ];
+        shells = builtins.mapAttrs (_: shells: shells.default) outputs.devShells;
+      }
+    `) as { modules: string[]; shells: Record<string, string[]> };
+    expect(outputs.modules).toEqual([clientModule, clientModule]);
+    expect(Object.keys(outputs.shells)).toHaveLength(4);
+    expect(outputs.shells["x86_64-linux"]).toContain("pulumi-nodejs");
+  });
+});
+
+describe("the home-manager module", () => {
+  interface HomeConfig {
+    readonly programs: { readonly ssh: { readonly enable: boolean; readonly includes: readonly string[] } };
+    readonly home: { readonly file: Record<string, { readonly text: string }> };
+  }
+
+  test("of any fleet puts files below ~/.ssh that speak of an equal fleet", () => {
+    const configs = evaluateModules<HomeConfig>(
+      "home",
+      sampled.map((fleet) => [renderHomeManagerModule(fleet)]),
+    );
+    const read = configs.map(({ home }) => {
+      const text = (name: string) => home.file[`.ssh/nix-builder-fleet/${name}`]?.text ?? "";
+      const keys = parseKnownHosts(text("known_hosts"));
+      const hosts = parseSshConfig(text("config"), { identityFile: "~/.ssh/nix-builder-fleet_ed25519" });
+      return parseMachines(text("machines")).map((entry, i) => {
+        expect(keys[i]?.publicHostKey).toBe(entry.publicHostKey);
+        return { ...entry, ...hosts[i] };
+      });
+    });
+    expect(read).toEqual(sampled);
+  });
+
+  test("is included by the user's ssh before the user's own blocks, and gives way to their settings", () => {
+    const own = '{ programs.ssh.enable = false; programs.ssh.includes = [ "own" ]; }';
+    const [config] = evaluateModules<HomeConfig>("home", [[own, renderHomeManagerModule([x86])]]);
+    expect(config?.programs.ssh).toEqual({ enable: false, includes: ["nix-builder-fleet/config", "own"] });
+  });
+
+  test("says what it can't do", () => {
+    expect(renderHomeManagerModule([x86])).toMatch(/^# It can't make the Nix daemon use the fleet: .*root/m);
+  });
+});
+
+test("an undeclared option fails the evaluation, so that the stubs can find one", () => {
+  expect(() => evaluateModules("system", [["{ nix.buildMachine = [ ]; }"]])).toThrow(
+    /`nix.buildMachine' does not exist/,
+  );
+  expect(() => evaluateModules("system", [["{ nix.buildMachines = [ { port = 22; } ]; }"]])).toThrow(
+    /is not of its type/,
+  );
+});
