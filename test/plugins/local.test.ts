@@ -163,6 +163,14 @@ describe(`local.Command of ${tested.title}`, () => {
       const diff = await plugin.diff(TYPE, state, { ...inputs, triggers: ["two", { nested: [1, true] }] });
       expect(diff).toMatchObject({ changed: true, inputs: ["triggers"] });
     });
+    it("is a trigger where there was none, and replaces", async () => {
+      const untriggered = { ...state, triggers: null };
+      expect(await plugin.diff(TYPE, untriggered, inputs)).toEqual({
+        changed: true,
+        inputs: ["triggers"],
+        replaces: ["triggers"],
+      });
+    });
     it("is nothing when a secret input stays the same", async () => {
       const stdin = asSecret("s");
       expect(await plugin.diff(TYPE, { ...state, stdin }, { ...inputs, stdin })).toMatchObject({ changed: false });
