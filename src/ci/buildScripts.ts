@@ -1,0 +1,72 @@
+/**
+ * The steps of the workflow as shell scripts: which builds there are, build them, say what happened.
+ *
+ * They take their input from the environment (FLEET_DIR, FLAKE, FILTER, SYSTEMS) and never from text that GitHub would put into them,
+ * so nothing that someone names a branch or a derivation is ever run. They need bash, jq and Nix 2.8 or newer.
+ */
+
+/** Writes `$FLEET_DIR/builds.json`: `[{ top_attr, system, attr, name, out }]`, for the systems of the fleet. */
+export const evaluateScript = `url=$(nix flake metadata --json "$FLAKE" | jq -r '.url')
+nix eval --json --impure --expr "
+  let
+    flake = builtins.getFlake \\"$url\\";
+    systems = builtins.filter builtins.isString (builtins.split \\" \\" \\"$SYSTEMS\\");
+    under = set: names: builtins.concatMap (name: if set ? \\\${name} then [ { inherit name; value = set.\\\${name}; } ] else [ ]) names;
+  in
+  builtins.concatMap (top:
+    builtins.concatMap (system:
+      map (attr: { top_attr = top.name; system = system.name; inherit attr; inherit (system.value.\\\${attr}) name; out = system.value.\\\${attr}.outPath; })
+        (builtins.attrNames system.value))
+      (under top.value systems))
+    (under flake [ \\"packages\\" \\"checks\\" ])
+" | jq --compact-output "map(select($FILTER))" >"$FLEET_DIR/builds.json"
+jq -r '"\\(length) builds:", (.[] | "  \\(.top_attr).\\(.system).\\(.attr)")' "$FLEET_DIR/builds.json"
+`;
+
+/** Builds them all, whatever fails, and keeps Nix's own account with the time of each line in \`$FLEET_DIR/log.json\`. */
+export const buildScript = `mapfile -t installables < <(jq -r --arg flake "$FLAKE" '.[] | "\\($flake)#\\(.top_attr).\\(.system).\\(.attr | @json)"' "$FLEET_DIR/builds.json")
+if [ "\${#installables[@]}" = 0 ]; then
+  echo "The filter leaves nothing to build."
+  exit 0
+fi
+status=0
+nix build --no-link --keep-going --log-format internal-json "\${installables[@]}" 2> >(
+  jq --raw-input --compact-output --unbuffered 'select(startswith("@nix ")) | .[5:] | fromjson? | . + { time: now }' |
+    tee "$FLEET_DIR/log.json" |
+    jq --raw-output --unbuffered 'if .action == "msg" and .level <= 1 then .msg
+      elif .action == "start" and .type == 105 then .text
+      elif .action == "result" and .type == 101 then "  " + .fields[0]
+      else empty end' >&2
+) || status=$?
+wait
+exit "$status"
+`;
+
+/** A Markdown table of what was built where, how long it took, and what came from caches, in the job's summary. */
+export const summaryScript = `[ -s "$FLEET_DIR/builds.json" ] || exit 0
+touch "$FLEET_DIR/log.json"
+jq --raw-output --slurp --slurpfile wanted "$FLEET_DIR/builds.json" '
+  def base: split("/") | last;
+  def seconds: . * 10 | round / 10 | tostring + " s";
+  def cell: gsub("[|\`<>\\n]"; " ");
+  (map(select(.action == "stop") | { (.id | tostring): .time }) | add // {}) as $stops
+  | map(select(.action == "start")) as $starts
+  | [ $starts[] | select(.type == 105) | {
+      drv: (.fields[0] | base),
+      on: (.fields[1] // "" | if . == "" then "this runner" else sub("^.*@"; "") end),
+      took: (($stops[.id | tostring] // .time) - .time) } ] as $all
+  # A builder tells of its builds as well, as of builds of its own.
+  | [ $all[] | select(.on != "this runner") | .drv ] as $remote
+  | [ $all[] | select(.on != "this runner" or (.drv | IN($remote[]) | not)) ] as $built
+  | [ $starts[] | select(.type == 108) | { path: (.fields[0] | base), from: .fields[1] } ] as $substituted
+  | "## Built on the fleet",
+    "",
+    "| derivation | built on | took |",
+    "| --- | --- | --- |",
+    ($built[] | "| \\(.drv | cell) | \\(.on | cell) | \\(.took | seconds) |"),
+    "",
+    "\\($wanted[0] | length) wanted, \\($built | length) built, \\($substituted | length) substituted.",
+    (if $substituted == [] then empty else
+      "", "| substituted | from |", "| --- | --- |", ($substituted[] | "| \\(.path | cell) | \\(.from | cell) |") end)
+' "$FLEET_DIR/log.json" >>"$GITHUB_STEP_SUMMARY"
+`;

@@ -1,0 +1,161 @@
+/** A reusable GitHub Actions workflow that builds a flake's packages and checks on the fleet. */
+import { parse, stringify } from "yaml";
+import { checkBuildMachines, type BuildMachine } from "../nix/buildMachine.ts";
+import { clientFiles, clientKeyName, parseClientFiles, type ClientFileName } from "../nix/clientFiles.ts";
+import { InvalidValue } from "../nix/invalidValue.ts";
+import { renderSettings, type NixSettings } from "../nix/nixConf.ts";
+import { buildScript, evaluateScript, summaryScript } from "./buildScripts.ts";
+
+export interface GithubWorkflowOptions {
+  /** Further Nix settings, for instance of caches. */
+  readonly settings?: NixSettings;
+  /** As in `SshConfigOptions`. Default: 10. */
+  readonly maxSessions?: number;
+}
+
+/** Stands for the directory that only the runner knows. `checkPath` takes it, no fleet uses it. */
+const directory = "/@FLEET_DIR@";
+
+/**
+ * The workflow, for `.github/workflows/fleet.yml` of the person's repository. Other workflows call it with
+ * `uses: ./.github/workflows/fleet.yml` and the secret `fleet_ssh_key`; it can be started by hand as well.
+ *
+ * Nix runs without a daemon there, as the runner's user, so that this user's ssh configuration counts.
+ *
+ * @throws InvalidValue if a builder or a setting can't be used
+ */
+export function renderGithubWorkflow(machines: readonly BuildMachine[], options: GithubWorkflowOptions = {}): string {
+  const checked = checkBuildMachines(machines);
+  const systems = [...new Set(checked.flatMap((machine) => machine.systems))];
+  const files = clientFiles(checked, {
+    directory,
+    profile: "remote-only",
+    ...(options.settings && { settings: options.settings }),
+    ...(options.maxSessions !== undefined && { maxSessions: options.maxSessions }),
+  });
+  const workflow = {
+    name: "fleet",
+    on: {
+      workflow_call: {
+        inputs: describeInputs(),
+        secrets: { fleet_ssh_key: { description: keyDescription, required: true } },
+      },
+      workflow_dispatch: { inputs: describeInputs() },
+    },
+    permissions: { contents: "read" },
+    // Unlike GitHub's default, this shell has pipefail.
+    defaults: { run: { shell: "bash" } },
+    jobs: {
+      build: {
+        name: "Build on the fleet",
+        "runs-on": "ubuntu-latest",
+        "timeout-minutes": 360,
+        env: {
+          FLAKE: "${{ inputs.flake_directory }}",
+          FILTER: "${{ inputs.filter_builds }}",
+          SYSTEMS: systems.join(" "),
+        },
+        steps: [
+          { uses: "actions/checkout@v4" },
+          {
+            name: "Install Nix, without a daemon",
+            uses: "nixbuild/nix-quick-install-action@9f63be77f412a248c9d9a65a4c82cf066cdf8f0c", // v35
+          },
+          {
+            name: "Write the client's files",
+            env: { FLEET_SSH_KEY: "${{ secrets.fleet_ssh_key }}", EXTRA_NIX_CONF: "${{ inputs.nix_conf }}" },
+            run: filesScript(files),
+          },
+          { name: "Find the builds", run: evaluateScript },
+          { name: "Build", run: buildScript },
+          { name: "Summarize", if: "always()", run: summaryScript },
+          {
+            name: "Remove the key",
+            if: "always()",
+            run: `rm -f "\${FLEET_DIR:-/nonexistent}/${clientKeyName}"\n`,
+          },
+        ],
+      },
+    },
+  };
+  const head =
+    "# Builds this flake on a fleet of Nix builders. Written by nix-builder-fleet: change the stack, not this file.\n";
+  return head + stringify(workflow, { lineWidth: 0 });
+}
+
+const keyDescription = "The client's private key: `pulumi stack output clientPrivateKey --show-secrets`";
+
+/** Both triggers take the same inputs; GitHub has no way to share them. */
+function describeInputs() {
+  return {
+    flake_directory: {
+      description: "Directory of flake.nix in the repository",
+      type: "string",
+      required: false,
+      default: ".",
+    },
+    filter_builds: {
+      description:
+        "A jq condition over .top_attr (packages or checks), .system, .attr and .name that says which of them to build",
+      type: "string",
+      required: false,
+      default: '.top_attr == "packages" or .top_attr == "checks"',
+    },
+    nix_conf: { description: "Further lines for nix.conf", type: "string", required: false, default: "" },
+  };
+}
+
+const end = "END_OF_FILE";
+
+function filesScript(files: Record<ClientFileName, string>): string {
+  const write = Object.entries({
+    ...files,
+    "nix.conf": files["nix.conf"] + renderSettings({ "extra-experimental-features": "nix-command flakes" }),
+  }).map(([name, text]) => `sed "s|${directory}|$FLEET_DIR|g" >"$FLEET_DIR/${name}" <<'${end}'\n${text}${end}\n`);
+  return `# Short, private, and not in the checkout: connections are shared through sockets in it.
+FLEET_DIR=$(mktemp -d)
+${write.join("")}printf '%s\\n' "$EXTRA_NIX_CONF" >>"$FLEET_DIR/nix.conf"
+(umask 077 && printf '%s\\n' "$FLEET_SSH_KEY" >"$FLEET_DIR/${clientKeyName}")
+{
+  echo "FLEET_DIR=$FLEET_DIR"
+  echo "NIX_CONF_DIR=$FLEET_DIR"
+  echo "NIX_SSHOPTS=-F $FLEET_DIR/ssh_config"
+} >>"$GITHUB_ENV"
+`;
+}
+
+/**
+ * The builders that a workflow written here builds on.
+ *
+ * @throws InvalidValue if it isn't such a workflow
+ */
+export function parseGithubWorkflow(text: string): BuildMachine[] {
+  const script = findScript(parse(text), "mktemp -d") ?? "";
+  const files = new Map(
+    [...script.matchAll(/>"\$FLEET_DIR\/([a-z_.]+)" <<'END_OF_FILE'\n([^]*?)END_OF_FILE\n/g)].map(
+      ([, name = "", content = ""]) => [name, content],
+    ),
+  );
+  const read = (name: string) => {
+    const content = files.get(name);
+    if (content === undefined) throw new InvalidValue("workflow", name, "a step that writes this file");
+    return content;
+  };
+  const clientDirectory = {
+    machines: read("machines"),
+    ssh_config: read("ssh_config"),
+    known_hosts: read("known_hosts"),
+  };
+  return parseClientFiles(clientDirectory, { directory });
+}
+
+/** The first script in the workflow that contains `text`. */
+function findScript(node: unknown, text: string): string | undefined {
+  if (typeof node === "string") return node.includes(text) ? node : undefined;
+  if (typeof node !== "object" || node === null) return undefined;
+  for (const child of Object.values(node)) {
+    const found = findScript(child, text);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
