@@ -1,7 +1,7 @@
 /** ssh_config and known_hosts, read by OpenSSH itself. */
 import { execFileSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
-import { homedir, userInfo } from "node:os";
+import { existsSync, statSync, writeFileSync } from "node:fs";
+import { userInfo } from "node:os";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { parseKnownHosts, renderKnownHosts } from "../../src/ssh/knownHosts.ts";
@@ -83,12 +83,27 @@ describe("shared connections", () => {
     expect(values.get("controlpath")).toMatch(new RegExp(`^/var/fleet/nix-${userInfo().uid}-[0-9a-f]{8}$`));
   });
 
-  test("lie in the home directory of whoever connects", () => {
+  test("lie in ~/.ssh of whoever connects, where that is theirs: ssh would end without", () => {
     const values = resolve(renderSshConfig([x86], { ...options, multiplexing: "home" }), "x86");
-    const uid = userInfo().uid;
+    const { homedir, uid } = userInfo();
+    const isTheirs = existsSync(`${homedir}/.ssh`) && statSync(`${homedir}/.ssh`).uid === uid;
     expect(values.get("controlpath") ?? "none").toMatch(
-      new RegExp(`^(${homedir()}/.ssh/nix-${uid}-[0-9a-f]{8}|none)$`),
+      isTheirs ? new RegExp(`^${homedir}/.ssh/nix-${uid}-[0-9a-f]{8}$`) : /^none$/,
     );
+    expect(values.get("controlmaster")).toBe(isTheirs ? "auto" : "false");
+  });
+
+  test("are left to builders whose sshd allows as many sessions as they take jobs", () => {
+    const config = (maxJobs: number, maxSessions?: number) =>
+      renderSshConfig([{ ...x86, maxJobs }], {
+        ...options,
+        multiplexing: { directory: "/d" },
+        ...(maxSessions && { maxSessions }),
+      });
+    const shared = [config(9), config(10), config(10, 100), config(100, 100)].map((text) =>
+      text.includes("ControlMaster"),
+    );
+    expect(shared).toEqual([true, false, true, false]);
   });
 
   test("aren't found again by a builder with another host key, address or user", () => {
