@@ -9,6 +9,12 @@ import { MissingTool } from "./local/tools.ts";
 import { clientFiles, clientKeyName } from "./nix/clientFiles.ts";
 import { renderNixosModule } from "./nix/nixosModule.ts";
 
+// A killed engine leaves the program behind, and the SDK (3.270) reports its failure to report to the engine for ever, at full
+// load. Status 14 is gRPC's UNAVAILABLE: nobody is left to report to.
+process.on("unhandledRejection", (reason) => {
+  if (typeof reason === "object" && reason !== null && "code" in reason && reason.code === 14) process.exit(1);
+});
+
 const directory = resolve(import.meta.dirname, `../.fleet/stacks/${pulumi.getStack()}`);
 const { spec, leftOut, emulated } = await plan();
 for (const sentence of leftOut) await pulumi.log.warn(sentence);

@@ -45,7 +45,9 @@ export function recordedStatus(fleet: Fleet): BuilderStatus[] {
 export async function liveStatus(fleet: UsableFleet): Promise<BuilderStatus[]> {
   const clientDirectory = `${stackDirectory(fleet.stack)}/client`;
   writeClient(fleet, clientDirectory);
-  const env = clientEnvironment({ clientDirectory, store: `${stackDirectory(fleet.stack)}/store` });
+  const common = clientEnvironment({ clientDirectory, store: `${stackDirectory(fleet.stack)}/store` });
+  // A connection that an earlier build left open would hide that no new one can be made.
+  const env = { ...common, NIX_SSHOPTS: `${common["NIX_SSHOPTS"] ?? ""} -o ControlPath=none` };
   return Promise.all(
     recordedStatus(fleet).map(async (status, index): Promise<BuilderStatus> => {
       const builder = fleet.builders[index];

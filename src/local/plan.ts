@@ -1,6 +1,6 @@
-/** What of a fleet this machine can be, looked at before anything is made. */
+/** What this machine must have for a fleet, looked at before anything is made. */
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
+import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import type { FleetSpec, LocalBuilderSpec } from "../fleetSpec.ts";
 import { systemOfThisMachine, type System } from "../nix/system.ts";
 import { emulation, emulationObstacle } from "./emulation.ts";
@@ -19,7 +19,7 @@ export interface LocalPlan {
 }
 
 /**
- * Looks at what the fleet's local builders need: Nix, sshd, a shell, an emulation, a free port.
+ * Looks at what the fleet needs here: for local builders Nix, sshd, a shell, an emulation, a free port; for others their key.
  *
  * @param directory Folder of the stack's local builders.
  * @throws MissingTool or Error, in words, when a builder of this machine's own system can't be made.
@@ -49,6 +49,8 @@ export async function planLocalBuilders(spec: FleetSpec, directory: string): Pro
         emulated.add(builder.system);
       }
     }
+    if (builder.provider === "existing" && builder.sshKey !== undefined)
+      refuseUnreadableKey(builder.name, builder.sshKey);
     builders.push(builder);
   }
   if (builders.length === 0) throw new MissingTool(`no builder is left:\n${leftOut.join("\n")}`);
@@ -70,6 +72,16 @@ export function wantedGeneration(directory: string): string {
   const path = `${directory}/generation`;
   const generation = existsSync(path) ? Number(readFileSync(path, "utf8")) : 0;
   return String(runningSshd(directory) === undefined ? generation + 1 : generation);
+}
+
+function refuseUnreadableKey(name: string, path: string): void {
+  try {
+    accessSync(path, constants.R_OK);
+  } catch {
+    throw new MissingTool(
+      `builder '${name}': sshKey ${path} can't be read; it must be a private key file that you may read`,
+    );
+  }
 }
 
 /** Why a builder for another architecture can't be here; a builder of this machine's own system has to be. */

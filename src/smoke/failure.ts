@@ -12,6 +12,9 @@ interface Symptom extends Failure {
   readonly pattern: RegExp;
 }
 
+const wrongSystem =
+  "it does not build for the system or features that it is configured with; check `system` and `supportedFeatures`";
+
 /** First match counts: the causes stand before their consequences. */
 const symptoms: readonly Symptom[] = [
   {
@@ -51,15 +54,14 @@ const symptoms: readonly Symptom[] = [
     mayPass: true,
   },
   {
-    pattern: /lacks a? ?signature|not trusted|is not allowed to|untrusted/i,
+    pattern: /lacks a (valid )?signature|not trusted|is not allowed to|untrusted/i,
     reason:
       "its Nix does not trust the user that the fleet logs in as; add that user to `trusted-users` on the builder",
     mayPass: false,
   },
   {
     pattern: /required system or feature not available|with features \{|required .* but I am|platform mismatch/i,
-    reason:
-      "it does not build for the system or features that it is configured with; check `system` and `supportedFeatures`",
+    reason: wrongSystem,
     mayPass: false,
   },
   {
@@ -78,6 +80,12 @@ const symptoms: readonly Symptom[] = [
   {
     pattern: /No space left on device/i,
     reason: "its disk is full; free space (`nix-collect-garbage` on the builder) or give it a larger disk",
+    mayPass: false,
+  },
+  {
+    // Last, because Nix also says so when it could not connect.
+    pattern: /may not have all required system features|Failed to find a machine for remote build/i,
+    reason: wrongSystem,
     mayPass: false,
   },
 ];

@@ -1,0 +1,140 @@
+import { createServer } from "node:net";
+import { existsSync, writeFileSync } from "node:fs";
+import { execa } from "execa";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { machineDirectory } from "../../src/local/plan.ts";
+import { toHostKey } from "../../src/ssh/hostKey.ts";
+import type { BuildMachine } from "../../src/nix/buildMachine.ts";
+import { TestDeployment } from "../support/engine.ts";
+
+const x86 = { name: "x86", provider: "local", system: "x86_64-linux" };
+const anotherHostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPIQCZc54poJ8vqawd8TraNryQeJnvH1eLpIDgbiqymM";
+
+describe("what can be known beforehand ends before anything is made", () => {
+  let fleet: TestDeployment;
+  beforeAll(async () => {
+    fleet = await TestDeployment.create({});
+  });
+  afterAll(() => fleet.remove());
+
+  const refusal = async (config: Record<string, unknown>): Promise<string> => {
+    fleet.configure(config);
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode).not.toBe(0);
+    expect(output).not.toMatch(/^\s+at .*\.ts:\d+/m);
+    expect(output).not.toMatch(/command:\S+ \S+ creat/);
+    expect(existsSync(fleet.directory)).toBe(false);
+    return output;
+  };
+
+  it("a configuration without builders", async () => {
+    expect(await refusal({})).toContain("missing configuration value 'builders'");
+  });
+
+  it("a wrong value", async () => {
+    expect(await refusal({ builders: [{ ...x86, maxJobs: 0 }] })).toContain(
+      "builders[0].maxJobs: 0 is not allowed; allowed is a whole number of at least 1",
+    );
+  });
+
+  it("a key that doesn't exist", async () => {
+    expect(await refusal({ builders: [x86], bulders: [] })).toContain("unknown key 'bulders'");
+  });
+
+  it("a port that something else listens on", async () => {
+    const server = createServer();
+    await new Promise<void>((done) => server.listen({ host: "127.0.0.1", port: 0 }, done));
+    const address = server.address();
+    const port = typeof address === "object" && address !== null ? address.port : 0;
+    const output = await refusal({ builders: [{ ...x86, address: "127.0.0.1", port }] });
+    expect(output).toContain(
+      `builder 'x86': 127.0.0.1 port ${String(port)} can't be listened on (another program does)`,
+    );
+    await new Promise((done) => server.close(done));
+  });
+
+  it("a key file that can't be read", async () => {
+    const own = {
+      name: "own",
+      provider: "existing",
+      system: "x86_64-linux",
+      address: "127.0.0.9",
+      hostKey: anotherHostKey,
+    };
+    expect(await refusal({ builders: [{ ...own, sshKey: "/nonexistent/id_ed25519" }] })).toContain(
+      "builder 'own': sshKey /nonexistent/id_ed25519 can't be read",
+    );
+  });
+});
+
+describe("a host that the person already has", () => {
+  let host: TestDeployment;
+  let fleet: TestDeployment;
+  let own: Record<string, unknown>;
+
+  beforeAll(async () => {
+    host = await TestDeployment.create({ builders: [x86] });
+    const { exitCode, output } = await host.up();
+    expect(exitCode, output).toBe(0);
+    const { builders } = (await host.outputs()) as { builders: BuildMachine[] };
+    const builder = builders[0];
+    if (builder === undefined) throw new Error("the host has no builder");
+    own = {
+      name: "own",
+      provider: "existing",
+      system: "x86_64-linux",
+      address: builder.hostName,
+      port: builder.port,
+      user: builder.sshUser,
+      hostKey: toHostKey(builder.publicHostKey),
+      sshKey: `${host.directory}/client/id_ed25519`,
+    };
+    fleet = await TestDeployment.create({ builders: [own], smokeTimeout: 20 });
+  });
+  afterAll(async () => {
+    await fleet.remove();
+    await host.remove();
+  });
+
+  const failure = async (change: Record<string, unknown>): Promise<string> => {
+    fleet.configure({ builders: [{ ...own, ...change }], smokeTimeout: 5 });
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode).not.toBe(0);
+    return output;
+  };
+
+  it("is refused when it presents another host key than the pinned one", async () => {
+    expect(await failure({ hostKey: anotherHostKey })).toContain("it presents another host key than the pinned one");
+  });
+
+  it("fails in words when it refuses the key", async () => {
+    const key = `${fleet.project}/stranger`;
+    await execa("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", key]);
+    expect(await failure({ sshKey: key })).toContain("it refuses the key");
+  });
+
+  it("fails in words when the key file holds no key", async () => {
+    const key = `${fleet.project}/nonsense`;
+    writeFileSync(key, "nonsense\n", { mode: 0o600 });
+    expect(await failure({ sshKey: key })).toContain("ssh can't use the private key");
+  });
+
+  it("fails in words when nothing listens there", async () => {
+    expect(await failure({ port: 9 })).toContain("nothing listens on its SSH port");
+  });
+
+  it("fails in words when it is for another system than it says", async () => {
+    expect(await failure({ system: "aarch64-linux" })).toContain("check `system`");
+  });
+
+  it("is verified once the mistake is mended, and destroy leaves it as it was", async () => {
+    fleet.configure({ builders: [own] });
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).toBe(0);
+    expect(await fleet.outputs()).toMatchObject({ verification: { own: { verified: true, arch: "x86_64" } } });
+    expect((await fleet.destroy()).exitCode).toBe(0);
+    expect(fleet.leftovers()).toEqual([]);
+    expect(existsSync(`${machineDirectory(host.directory, "x86")}/sshd_config`)).toBe(true);
+    expect((await host.up()).output).toMatch(/Resources:\n\s+\d+ unchanged\n/);
+  });
+});

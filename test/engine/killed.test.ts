@@ -1,0 +1,57 @@
+import { createInterface } from "node:readline";
+import { afterEach, describe, expect, it } from "vitest";
+import { TestDeployment } from "../support/engine.ts";
+
+const builders = [
+  { name: "x86", provider: "local", system: "x86_64-linux" },
+  { name: "arm", provider: "local", system: "aarch64-linux" },
+];
+
+/** Starts the CLI and kills it, without a chance to clean up, as soon as it prints a line like this. */
+async function killedAt(fleet: TestDeployment, command: "up" | "destroy", line: RegExp): Promise<void> {
+  const cli = fleet.start(command, "--yes", "--skip-preview");
+  for await (const text of createInterface({ input: cli.all })) {
+    if (line.test(text)) cli.kill("SIGKILL");
+  }
+  expect((await cli).signal).toBe("SIGKILL");
+  // The CLI of a plain Pulumi user; `npm run pulumi` drops a dead process's lock by itself.
+  await fleet.pulumi("cancel", "--yes");
+}
+
+describe("a deployment that is killed", () => {
+  let fleet: TestDeployment;
+  afterEach(() => fleet.remove());
+
+  it.each([
+    ["while keys are made", /PrivateKey client creating/],
+    ["while a builder starts", /command:local:Command x86 creating/],
+    ["while a smoke test runs", /command:local:Command arm-smoke-test creating/],
+  ])("%s is resumed by the next one", async (_, line) => {
+    fleet = await TestDeployment.create({ builders });
+    await killedAt(fleet, "up", line);
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).toBe(0);
+    expect(await fleet.outputs()).toMatchObject({ verification: { x86: { verified: true }, arm: { verified: true } } });
+  });
+
+  it.each([
+    ["while a builder starts", /command:local:Command x86 creating/],
+    ["while a smoke test runs", /command:local:Command arm-smoke-test creating/],
+  ])("%s can be destroyed, and leaves nothing", async (_, line) => {
+    fleet = await TestDeployment.create({ builders });
+    await killedAt(fleet, "up", line);
+    const { exitCode, output } = await fleet.destroy();
+    expect(exitCode, output).toBe(0);
+    // The program itself notices that its engine is gone when it next talks to it.
+    await expect.poll(() => fleet.leftovers(), { timeout: 10_000 }).toEqual([]);
+  });
+
+  it("in its destruction is destroyed by the next one", async () => {
+    fleet = await TestDeployment.create({ builders });
+    expect((await fleet.up()).exitCode).toBe(0);
+    await killedAt(fleet, "destroy", /command:local:Command \S+ deleting/);
+    const { exitCode, output } = await fleet.destroy();
+    expect(exitCode, output).toBe(0);
+    expect(fleet.leftovers()).toEqual([]);
+  });
+});

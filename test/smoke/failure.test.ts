@@ -1,0 +1,35 @@
+import { describe, expect, it } from "vitest";
+import { explainFailure } from "../../src/smoke/failure.ts";
+
+/** Messages as Nix 2.8 to 2.34 and OpenSSH 9 print them. */
+describe("the reason of a failed build, in words", () => {
+  it.each<[string, string, boolean]>([
+    ["Host key verification failed.\r\nerror: failed to start SSH connection to 'x86'", "another host key", false],
+    ["root@127.0.0.9: Permission denied (publickey).\nerror: cannot connect to 'root@x86'", "refuses the key", false],
+    [
+      "ssh: connect to host 127.0.0.9 port 22: Connection refused\nerror: failed to start SSH connection",
+      "nothing listens",
+      true,
+    ],
+    ["ssh: connect to host 192.0.2.1 port 22: Connection timed out", "over the network", true],
+    ["ssh: Could not resolve hostname nowhere: Name or service not known", "does not resolve", true],
+    ['Load key "/k": error in libcrypto\nroot@h: Permission denied (publickey).', "can't use the private key", false],
+    [
+      "error: a 'aarch64-linux' with features {} is required to build '/nix/store/x.drv', but I am a 'x86_64-linux' with features {}",
+      "check `system`",
+      false,
+    ],
+    ["error: cannot add path '/nix/store/x' because it lacks a valid signature", "trusted-users", false],
+    ["error: protocol mismatch with 'x86'", "no Nix answers", true],
+    ["error: writing to file: No space left on device", "disk is full", false],
+  ])("%s", (output, reason, mayPass) => {
+    const failure = explainFailure(output);
+    expect(failure.reason).toContain(reason);
+    expect(failure.mayPass).toBe(mayPass);
+  });
+
+  it("shows the last lines of what it doesn't know", () => {
+    expect(explainFailure("one\ntwo\nthree\nfour\nfive\n").reason).toBe("Nix said:\ntwo\nthree\nfour\nfive");
+    expect(explainFailure("").reason).toBe("Nix failed without a word");
+  });
+});

@@ -1,0 +1,154 @@
+/** Deployments for tests: the real CLI, engine, plugins and builders, in a project folder and backend of their own. */
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { randomBytes } from "node:crypto";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { execa } from "execa";
+import { stringify } from "yaml";
+import { setUp } from "../../tools/setup/index.ts";
+import { emulationOwner } from "../../src/local/plan.ts";
+
+const checkout = resolve(import.meta.dirname, "../..");
+
+/** What the CLI did. */
+export interface CliResult {
+  readonly exitCode: number;
+  /** Both streams, as a person sees them. */
+  readonly output: string;
+}
+
+/** A stack of this project, deployed for a test. */
+export class TestDeployment {
+  readonly stack = `t${randomBytes(4).toString("hex")}`;
+  readonly project = mkdtempSync(join(tmpdir(), "fleet-engine-"));
+  readonly #env: NodeJS.ProcessEnv;
+
+  private constructor(env: NodeJS.ProcessEnv) {
+    const state = join(this.project, "state");
+    mkdirSync(state);
+    this.#env = {
+      ...env,
+      PULUMI_BACKEND_URL: `file://${state}`,
+      PULUMI_CONFIG_PASSPHRASE: "test",
+      PULUMI_SKIP_UPDATE_CHECK: "true",
+      PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
+      PULUMI_STACK: this.stack,
+    };
+    for (const file of ["Pulumi.yaml", "package.json"]) copyFileSync(join(checkout, file), join(this.project, file));
+    for (const folder of ["src", "components", "node_modules"])
+      symlinkSync(join(checkout, folder), join(this.project, folder));
+  }
+
+  /** A new stack with this configuration, not deployed yet. */
+  static async create(config: Readonly<Record<string, unknown>>): Promise<TestDeployment> {
+    const deployment = new TestDeployment((await setUp()).env);
+    await execa("pulumi", ["stack", "init", deployment.stack], { cwd: deployment.project, env: deployment.#env });
+    deployment.configure(config);
+    return deployment;
+  }
+
+  /** Folder of the stack on this machine. */
+  get directory(): string {
+    return join(checkout, ".fleet", "stacks", this.stack);
+  }
+
+  /** Environment in which `npx fleet` and the CLI work on this stack. */
+  get env(): NodeJS.ProcessEnv {
+    return this.#env;
+  }
+
+  /** Replaces the stack's configuration. */
+  configure(config: Readonly<Record<string, unknown>>): void {
+    const path = join(this.project, `Pulumi.${this.stack}.yaml`);
+    const salt = /^encryptionsalt:.*$/m.exec(readFileSync(path, "utf8"))?.[0] ?? "";
+    const values = Object.fromEntries(
+      Object.entries(config).map(([key, value]) => [`nix-builder-fleet:${key}`, value]),
+    );
+    writeFileSync(path, `${salt}\n${stringify({ config: values })}`);
+  }
+
+  up(): Promise<CliResult> {
+    return this.pulumi("up", "--yes", "--skip-preview", "--suppress-progress", "--suppress-outputs");
+  }
+
+  destroy(): Promise<CliResult> {
+    return this.pulumi("destroy", "--yes", "--skip-preview", "--suppress-progress");
+  }
+
+  async pulumi(...words: readonly string[]): Promise<CliResult> {
+    const { exitCode, all } = await this.start(...words);
+    return { exitCode: exitCode ?? 1, output: all };
+  }
+
+  /** Starts the CLI; a test may read along and kill it. */
+  start(...words: readonly string[]) {
+    return execa("pulumi", [...words, "--color", "never", "--non-interactive"], {
+      cwd: this.project,
+      env: this.#env,
+      all: true,
+      reject: false,
+      stdin: "ignore",
+      timeout: 180_000,
+    });
+  }
+
+  /** All outputs, secrets in clear. */
+  async outputs(): Promise<Record<string, unknown>> {
+    const { stdout } = await execa("pulumi", ["stack", "output", "--json", "--show-secrets"], {
+      cwd: this.project,
+      env: this.#env,
+    });
+    return JSON.parse(stdout) as Record<string, unknown>;
+  }
+
+  /** Destroys what there is and removes the project; for `afterAll`, whatever happened before. */
+  async remove(): Promise<void> {
+    await this.pulumi("cancel", "--yes");
+    const { exitCode, output } = await this.destroy();
+    rmSync(this.project, { recursive: true, force: true });
+    if (exitCode !== 0) throw new Error(`destroy of ${this.stack} failed:\n${output}`);
+  }
+
+  /** Everything of the stack that is on this machine now; empty after a destroy. */
+  leftovers(): string[] {
+    const stacks = join(checkout, ".fleet", "stacks");
+    return [
+      ...readdirSync(stacks, { withFileTypes: true })
+        .filter(({ name }) => name === this.stack)
+        .map(({ name }) => `folder ${name}`),
+      ...processesNaming(this.stack),
+      ...registrations(emulationOwner(this.stack, this.directory)),
+    ];
+  }
+}
+
+/** Live processes with the text in their command line or title. */
+export function processesNaming(text: string): string[] {
+  return readdirSync("/proc")
+    .filter((entry) => /^\d+$/.test(entry) && Number(entry) !== process.pid)
+    .flatMap((entry) => {
+      try {
+        const command = readFileSync(`/proc/${entry}/cmdline`, "utf8").replaceAll("\0", " ");
+        return command.includes(text) ? [`process ${entry}: ${command}`] : [];
+      } catch {
+        return [];
+      }
+    });
+}
+
+function registrations(owner: string): string[] {
+  try {
+    return readdirSync("/proc/sys/fs/binfmt_misc").filter((name) => name.includes(owner));
+  } catch {
+    return [];
+  }
+}
