@@ -1,0 +1,47 @@
+/** `npm run bench [-- --rounds N]`: what the README claims about time, as ratios measured in one run. */
+import { parseArgs } from "node:util";
+import Table from "cli-table3";
+import { benchDeployments } from "./bench/deployments.ts";
+import { judge, median } from "./bench/measure.ts";
+
+const { values } = parseArgs({
+  options: { rounds: { type: "string", default: "3" }, help: { type: "boolean", short: "h" } },
+});
+const rounds = Number(values.rounds);
+
+if (values.help === true || !Number.isInteger(rounds) || rounds < 1) {
+  console.log(
+    "usage: npm run bench [-- --rounds N]\n\nMeasures each claim in N rounds (default 3) and compares medians. Exits with 1 if one does not hold.",
+  );
+  process.exitCode = values.help === true ? 0 : 2;
+} else {
+  await bench();
+}
+
+async function bench(): Promise<void> {
+  const claims = await benchDeployments(rounds, (line) => {
+    console.error(line);
+  });
+  const table = new Table({
+    head: ["CLAIM", "MEASURED", "BASELINE", "RATIO", "LIMIT", "HOLDS"],
+    style: { head: [], border: [] },
+  });
+  for (const claim of claims) {
+    const { ratio, holds } = judge(claim);
+    const limit = "atMost" in claim.limit ? `≤ ${claim.limit.atMost}` : `≥ ${claim.limit.atLeast}`;
+    table.push([
+      claim.claim,
+      seconds(claim.measured),
+      seconds(claim.baseline),
+      ratio.toFixed(2),
+      limit,
+      holds ? "yes" : "no",
+    ]);
+    if (!holds) process.exitCode = 1;
+  }
+  console.log(table.toString());
+}
+
+function seconds(milliseconds: readonly number[]): string {
+  return `${(median(milliseconds) / 1000).toFixed(2)} s`;
+}

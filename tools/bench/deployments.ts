@@ -1,0 +1,136 @@
+/** How long deployments take: `npm start` against an empty Pulumi program, and many builders against two. */
+import { copyFileSync, cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { execa } from "execa";
+import { stringify } from "yaml";
+import { checkout } from "../launch.mjs";
+import { setUp } from "../setup/index.ts";
+import { time, type Claim } from "./measure.ts";
+
+/** Pulumi's own template `typescript`, without a resource. */
+const emptyProgram: Readonly<Record<string, string>> = {
+  "Pulumi.yaml": "name: empty\nruntime: nodejs\n",
+  "package.json": `{ "name": "empty", "main": "index.ts", "devDependencies": { "typescript": "*" }, "dependencies": { "@pulumi/pulumi": "*" } }`,
+  "tsconfig.json": `{ "compilerOptions": { "strict": true, "outDir": "bin", "target": "es2020", "module": "nodenext", "moduleResolution": "nodenext", "sourceMap": true }, "files": ["index.ts"] }`,
+  "index.ts": `import * as pulumi from "@pulumi/pulumi";\nexport const stack = pulumi.getStack();\n`,
+};
+
+/**
+ * Measures in `rounds` rounds, each command once a round.
+ *
+ * @param say Called with a line for each thing measured.
+ */
+export async function benchDeployments(rounds: number, say: (line: string) => void): Promise<Claim[]> {
+  const { env } = await setUp();
+  const folder = mkdtempSync(join(tmpdir(), "fleet-bench-"));
+  const clone = copyOfCheckout(join(folder, "clone"));
+  const empty = emptyProject(join(folder, "empty"));
+  const emptyEnv = {
+    ...env,
+    PULUMI_BACKEND_URL: `file://${join(folder, "empty")}`,
+    PULUMI_CONFIG_PASSPHRASE: "bench",
+    PULUMI_SKIP_UPDATE_CHECK: "true",
+  };
+  const pulumi = (...words: string[]) =>
+    execa("pulumi", [...words, "--non-interactive"], { cwd: empty, env: emptyEnv });
+  const run = (...words: string[]) =>
+    execa("npm", ["run", "--silent", ...words], { cwd: clone, env: cleanEnvironment(env) });
+  const start = () => run("start");
+  const destroy = () => run("pulumi", "--", "destroy", "--yes", "--skip-preview");
+  const configure = (count: number) => {
+    writeFileSync(
+      join(clone, "Pulumi.dev.yaml"),
+      stringify({ config: { "nix-builder-fleet:builders": localBuilders(count) } }),
+    );
+  };
+  const times = { emptyFirst: [], first: [], emptySecond: [], second: [], two: [], sixteen: [] } as Record<
+    "emptyFirst" | "first" | "emptySecond" | "second" | "two" | "sixteen",
+    number[]
+  >;
+  const measure = async (name: keyof typeof times, work: () => Promise<unknown>): Promise<void> => {
+    const milliseconds = await time(work);
+    times[name].push(milliseconds);
+    say(`${name}: ${(milliseconds / 1000).toFixed(2)} s`);
+  };
+  try {
+    await run("setup");
+    for (let round = 0; round < rounds; round++) {
+      await pulumi("stack", "init", `bench${round}`);
+      await measure("emptyFirst", () => pulumi("up", "--yes", "--skip-preview"));
+      copyFileSync(join(checkout, "Pulumi.dev.yaml"), join(clone, "Pulumi.dev.yaml"));
+      await measure("first", start);
+      await measure("emptySecond", () => pulumi("up", "--yes", "--skip-preview"));
+      await measure("second", start);
+      await destroy();
+      configure(2);
+      await measure("two", start);
+      await destroy();
+      configure(16);
+      await measure("sixteen", start);
+      await destroy();
+    }
+  } finally {
+    await destroy();
+    rmSync(folder, { recursive: true, force: true });
+  }
+  return [
+    {
+      claim: "npm start, from nothing to two verified builders / an empty program's up",
+      measured: times.first,
+      baseline: times.emptyFirst,
+      limit: { atMost: 3 },
+    },
+    {
+      claim: "npm start with nothing to do / an empty program's up with nothing to do",
+      measured: times.second,
+      baseline: times.emptySecond,
+      limit: { atMost: 1.5 },
+    },
+    {
+      claim: "16 local builders / 2 local builders",
+      measured: times.sixteen,
+      baseline: times.two,
+      limit: { atMost: 2.5 },
+    },
+  ];
+}
+
+/** Half of them emulated, as in the default fleet. */
+function localBuilders(count: number): object[] {
+  const half = { provider: "local", count: count / 2 };
+  return [
+    { name: "x86", system: "x86_64-linux", ...half },
+    { name: "arm", system: "aarch64-linux", ...half },
+  ];
+}
+
+/** A checkout of its own, so that the person's stack is left alone. */
+function copyOfCheckout(folder: string): string {
+  mkdirSync(folder);
+  for (const name of [
+    "src",
+    "components",
+    "tools",
+    "package.json",
+    "package-lock.json",
+    "Pulumi.yaml",
+    "Pulumi.dev.yaml",
+  ]) {
+    cpSync(join(checkout, name), join(folder, name), { recursive: true });
+  }
+  symlinkSync(join(checkout, "node_modules"), join(folder, "node_modules"));
+  return folder;
+}
+
+function emptyProject(folder: string): string {
+  mkdirSync(folder);
+  for (const [name, text] of Object.entries(emptyProgram)) writeFileSync(join(folder, name), text);
+  symlinkSync(join(checkout, "node_modules"), join(folder, "node_modules"));
+  return folder;
+}
+
+/** Without what npm and this run's own set-up leave in the environment. */
+function cleanEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !/^(npm_|PULUMI_|NODE_COMPILE_CACHE$)/.test(name)));
+}

@@ -1,0 +1,43 @@
+/** Locks that a killed Pulumi CLI left in a file backend: dropped when their owner is gone, so that the next run just goes on. */
+import { globSync, readFileSync, rmSync } from "node:fs";
+import { hostname } from "node:os";
+import { fileURLToPath } from "node:url";
+
+/**
+ * Removes the locks whose process was on this machine and has ended. Locks of others are left to `pulumi cancel`.
+ *
+ * @param backend `PULUMI_BACKEND_URL`; anything but a `file:` URL is none of our business.
+ * @returns The pids of the owners.
+ */
+export function dropStaleLocks(backend: string | undefined): number[] {
+  if (backend?.startsWith("file:///") !== true) return [];
+  const folder = `${fileURLToPath(backend)}/.pulumi/locks`;
+  return globSync("**/*.json", { cwd: folder }).flatMap((name) => {
+    const path = `${folder}/${name}`;
+    const owner = readOwner(path);
+    if (owner === undefined || owner.hostname !== hostname() || isPulumi(owner.pid)) return [];
+    rmSync(path, { force: true });
+    return [owner.pid];
+  });
+}
+
+/** What the CLI writes into a lock: `pkg/backend/diy/lock.go` of pulumi/pulumi. */
+function readOwner(path: string): { readonly pid: number; readonly hostname: string } | undefined {
+  try {
+    const lock: unknown = JSON.parse(readFileSync(path, "utf8"));
+    if (typeof lock !== "object" || lock === null || !("pid" in lock) || !("hostname" in lock)) return undefined;
+    const { pid, hostname: host } = lock;
+    return typeof pid === "number" && typeof host === "string" ? { pid, hostname: host } : undefined;
+  } catch {
+    return undefined; // released just now
+  }
+}
+
+/** Whether the process still runs and hasn't passed its number on to another program. */
+function isPulumi(pid: number): boolean {
+  try {
+    return /pulumi/.test(readFileSync(`/proc/${pid}/cmdline`, "utf8"));
+  } catch {
+    return false;
+  }
+}
