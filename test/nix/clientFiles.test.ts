@@ -8,7 +8,7 @@ import { parseMachines, renderBuildersLine, renderMachines } from "../../src/nix
 import { parseNixConf, renderNixConf, renderSettings } from "../../src/nix/nixConf.ts";
 import { toHostKey } from "../../src/ssh/hostKey.ts";
 import { directories, fleets, x86 } from "./fleets.ts";
-import { askBuildHook, readNixConf, temporaryDirectory } from "./realNix.ts";
+import { askBuildHook, expectedTable, machineTable, readNixConf, temporaryDirectory } from "./realNix.ts";
 
 test("the files of any fleet are read back to an equal fleet", () => {
   fc.assert(
@@ -71,13 +71,8 @@ describe("the build hook of the installed Nix", () => {
         writeFiles(directory.path, fleet);
         // No builder has this system, so that the hook lists all it knows. Of none it says nothing at all.
         const { messages, ssh } = askBuildHook(directory.path, { system: "none-none" });
-        const sorted = (words: readonly string[]) => [...words].sort().join(", ");
-        const table = fleet.map((m) => {
-          const features = sorted([...m.supportedFeatures, ...m.mandatoryFeatures]);
-          return `(${m.systems.join(", ")}, ${m.maxJobs}, ${features}, ${sorted(m.mandatoryFeatures)})`;
-        });
         expect(ssh).toEqual([]);
-        expect(machineTable(messages)).toEqual(table);
+        expect(machineTable(messages)).toEqual(expectedTable(fleet));
       }),
       { numRuns: 12 },
     );
@@ -100,12 +95,6 @@ describe("the build hook of the installed Nix", () => {
     expect([ask(), ask("kvm"), ask("kvm", "gpu")]).toEqual([0, 0, 1]);
   });
 });
-
-/** The rows of "available machines" in the hook's messages, without colours. */
-function machineTable(messages: string): string[] {
-  const text = messages.replaceAll("\\n", "\n").replaceAll(/\\u001b\[[0-9;]*m/g, "");
-  return [...text.matchAll(/^(\([^()]*-[^()]*\))"?/gm)].map(([, row]) => row ?? "");
-}
 
 describe("nix.conf", () => {
   test("is read by the installed Nix as meant", () => {

@@ -1,8 +1,6 @@
 /** Every form against a real builder: it builds with the pinned host key, and with another one it refuses to connect. */
-import { execFile, execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { promisify } from "node:util";
+import { execFileSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { clientFiles } from "../../src/nix/clientFiles.ts";
@@ -12,6 +10,7 @@ import { renderNixosModule } from "../../src/nix/nixosModule.ts";
 import { renderKnownHosts } from "../../src/ssh/knownHosts.ts";
 import { startLocalBuilder, type LocalBuilder } from "../support/localBuilder.ts";
 import { ed25519 } from "./fleets.ts";
+import { build, writeClient } from "./realBuild.ts";
 import { evaluate } from "./realNix.ts";
 
 let builder: LocalBuilder;
@@ -23,56 +22,18 @@ afterAll(async () => {
 });
 
 const otherKey = ed25519(new Uint8Array(32).fill(1));
-let builds = 0;
-
-/** Builds something new on the builder with the files in `directory` alone. */
-async function build(directory: string, store: "builders" | "remote store" = "builders"): Promise<string> {
-  builds += 1;
-  const { machine } = builder;
-  mkdirSync(`${directory}/store`, { recursive: true });
-  const expression = `derivation {
-    name = "pinned-${process.pid}-${builds}"; system = "${machine.systems[0] ?? ""}"; builder = "/bin/sh"; args = [ "-c" "echo > $out" ];
-  }`;
-  const args = ["build", "--impure", "--no-link", "--print-out-paths", "--expr", expression];
-  if (store === "remote store")
-    args.push("--eval-store", "auto", "--store", `ssh-ng://${machine.sshUser}@${machine.alias}`);
-  // 2.8 has no --print-out-paths.
-  const { stderr } = await promisify(execFile)("nix", args.filter((arg) => arg !== "--print-out-paths").concat("-v"), {
-    encoding: "utf8",
-    timeout: 60_000,
-    env: {
-      PATH: process.env["PATH"],
-      HOME: directory,
-      NIX_CONF_DIR: directory,
-      NIX_CONFIG: "experimental-features = nix-command flakes\nsubstituters =\nmax-jobs = 0",
-      NIX_SSHOPTS: `-F ${directory}/ssh_config`,
-      NIX_REMOTE: `local?root=${directory}/store`,
-      NIX_STATE_DIR: `${directory}/store/state`,
-      NIX_LOG_DIR: `${directory}/store/log`,
-    },
-  });
-  return stderr;
-}
-
-/** Writes files and the key into a directory of their own. */
-function write(files: (directory: string) => Readonly<Record<string, string>>): string {
-  const directory = mkdtempSync(join(builder.directory, "client-"));
-  for (const [name, text] of Object.entries(files(directory))) writeFileSync(`${directory}/${name}`, text);
-  writeFileSync(`${directory}/id_ed25519`, builder.clientPrivateKey, { mode: 0o600 });
-  return directory;
-}
-
+const write = (files: Parameters<typeof writeClient>[1]) => writeClient(builder, files);
 const plain = (machine: BuildMachine) => (directory: string) =>
   clientFiles([machine], { directory, multiplexing: false });
 
 describe("the plain files", () => {
   test.each(["builders", "remote store"] as const)("build as %s with the pinned key", async (store) => {
-    await expect(build(write(plain(builder.machine)), store)).resolves.toContain("pinned-");
+    await expect(build(builder, write(plain(builder.machine)), { store })).resolves.toContain("pinned-");
   });
 
   test("share one connection, and build", async () => {
     const directory = write((path) => clientFiles([builder.machine], { directory: path }));
-    await build(directory);
+    await build(builder, directory);
     const ssh = (...args: string[]) =>
       execFileSync("ssh", ["-F", `${directory}/ssh_config`, ...args, "here"], {
         encoding: "utf8",
@@ -81,14 +42,14 @@ describe("the plain files", () => {
       });
     // Fails unless the connection is still open, waiting for the next build.
     ssh("-O", "check");
-    await build(directory);
-    await build(directory, "remote store");
+    await build(builder, directory);
+    await build(builder, directory, { store: "remote store" });
     ssh("-O", "exit");
   });
 
   test.each(["builders", "remote store"] as const)("refuse as %s with another key", async (store) => {
     const directory = write(plain({ ...builder.machine, publicHostKey: otherKey }));
-    await expect(build(directory, store)).rejects.toThrow(
+    await expect(build(builder, directory, { store })).rejects.toThrow(
       /Host key verification failed|HOST IDENTIFICATION HAS CHANGED/,
     );
   });
@@ -100,9 +61,9 @@ describe("the plain files", () => {
       name === "machines" ? renderMachines([other], { sshKey: `${directory}/id_ed25519` }) : renderKnownHosts([other]);
     writeFileSync(`${directory}/${name}`, text);
     // A remote store has no column 8, and where there is one it is asked instead of the file.
-    await expect(build(directory, name === "machines" ? "builders" : "remote store")).rejects.toThrow(
-      /Host key verif|HOST IDENT/,
-    );
+    await expect(
+      build(builder, directory, { store: name === "machines" ? "builders" : "remote store" }),
+    ).rejects.toThrow(/Host key verif|HOST IDENT/);
   });
 
   test.each(["builders", "remote store"] as const)(
@@ -111,14 +72,14 @@ describe("the plain files", () => {
       const directory = write(plain({ ...builder.machine, publicHostKey: otherKey }));
       const config = clientFiles([builder.machine], { directory, multiplexing: false }).ssh_config;
       writeFileSync(`${directory}/ssh_config`, config.replace(/^ *HostKeyAlias .*\n/m, ""));
-      await expect(build(directory, store)).rejects.toThrow(/Host key verif|HOST IDENT/);
+      await expect(build(builder, directory, { store })).rejects.toThrow(/Host key verif|HOST IDENT/);
     },
   );
 
   test("refuse a builder that nothing is known of", async () => {
     const directory = write(plain(builder.machine));
     writeFileSync(`${directory}/known_hosts`, "");
-    await expect(build(directory, "remote store")).rejects.toThrow(
+    await expect(build(builder, directory, { store: "remote store" })).rejects.toThrow(
       /Host key verification failed|No .* host key is known/,
     );
   });
@@ -177,8 +138,10 @@ describe.each([
 
   test("builds with the pinned key, and refuses with another", async () => {
     const good = write(files(builder.machine));
-    await expect(build(good, store)).resolves.toContain("pinned-");
+    await expect(build(builder, good, { store })).resolves.toContain("pinned-");
     const bad = write(files({ ...builder.machine, publicHostKey: otherKey }));
-    await expect(build(bad, store)).rejects.toThrow(/Host key verification failed|HOST IDENTIFICATION HAS CHANGED/);
+    await expect(build(builder, bad, { store })).rejects.toThrow(
+      /Host key verification failed|HOST IDENTIFICATION HAS CHANGED/,
+    );
   });
 });

@@ -1,8 +1,9 @@
-/** The Nix that is installed, reading files without a store and without the system's configuration. */
+/** A real Nix, reading files without a store and without the system's configuration. */
 import { execFileSync, spawnSync } from "node:child_process";
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 
 /** A directory for one test, removed by `[Symbol.dispose]`. */
 export function temporaryDirectory(): { path: string; [Symbol.dispose](): void } {
@@ -15,10 +16,20 @@ export function temporaryDirectory(): { path: string; [Symbol.dispose](): void }
   };
 }
 
+/** Directory of the Nix to run; default: the installed one. */
+export interface WhichNix {
+  readonly bin?: string;
+}
+
+/** The search path on which this Nix is found first. */
+export function nixPath({ bin }: WhichNix): string {
+  return `${bin === undefined ? "" : `${bin}:`}${process.env["PATH"] ?? ""}`;
+}
+
 /** Environment in which Nix touches nothing outside of `directory` and reads its configuration from there. */
-function isolated(directory: string): NodeJS.ProcessEnv {
+function isolated(directory: string, which: WhichNix): NodeJS.ProcessEnv {
   return {
-    PATH: `${directory}/bin:${process.env["PATH"] ?? ""}`,
+    PATH: `${directory}/bin:${nixPath(which)}`,
     HOME: directory,
     NIX_REMOTE: "dummy://",
     NIX_CONF_DIR: directory,
@@ -29,12 +40,12 @@ function isolated(directory: string): NodeJS.ProcessEnv {
 }
 
 /** The value of a Nix expression, fully evaluated. */
-export function evaluate(expression: string): unknown {
+export function evaluate(expression: string, which: WhichNix = {}): unknown {
   using directory = temporaryDirectory();
   const file = join(directory.path, "expression.nix");
   writeFileSync(file, expression);
   const json = execFileSync("nix-instantiate", ["--eval", "--strict", "--json", "--store", "dummy://", file], {
-    env: isolated(directory.path),
+    env: isolated(directory.path, which),
     encoding: "utf8",
     timeout: 60_000,
     maxBuffer: 2 ** 26,
@@ -44,11 +55,12 @@ export function evaluate(expression: string): unknown {
 }
 
 /** Nix's settings as it reads them from `nix.conf` in `directory`. */
-export function readNixConf(directory: string): Record<string, { value: unknown }> {
+export function readNixConf(directory: string, which: WhichNix = {}): Record<string, { value: unknown }> {
   const json = execFileSync("nix", ["show-config", "--json"], {
-    env: isolated(directory),
+    env: isolated(directory, which),
     encoding: "utf8",
     timeout: 60_000,
+    stdio: ["ignore", "pipe", "pipe"],
   });
   return JSON.parse(json) as Record<string, { value: unknown }>;
 }
@@ -75,7 +87,7 @@ export interface HookAnswer {
  * Asks Nix's own build hook, as `nix-build` would, with the `machines` and `nix.conf` in `directory` and an ssh that only notes
  * how it was called.
  */
-export function askBuildHook(directory: string, request: HookRequest): HookAnswer {
+export function askBuildHook(directory: string, request: HookRequest, which: WhichNix = {}): HookAnswer {
   const log = join(directory, "ssh.log");
   const pinLog = join(directory, "pins.log");
   mkdirs(`${directory}/bin`, `${directory}/state`);
@@ -105,9 +117,9 @@ exit 1
     integer(request.requiredFeatures?.length ?? 0),
     ...(request.requiredFeatures ?? []).map(string),
   ]);
-  const hook = String(readNixConf(directory)["build-hook"]?.value).split(/[ ,]/);
+  const hook = String(readNixConf(directory, which)["build-hook"]?.value).split(/[ ,]/);
   const { stderr } = spawnSync(hook[0] ?? "nix", [...hook.slice(1), "5"], {
-    env: isolated(directory),
+    env: isolated(directory, which),
     input,
     encoding: "utf8",
     timeout: 60_000,
@@ -141,4 +153,22 @@ function integer(value: number): Buffer {
 function string(text: string): Buffer {
   const bytes = Buffer.from(text);
   return Buffer.concat([integer(bytes.length), bytes, Buffer.alloc((8 - (bytes.length % 8)) % 8)]);
+}
+
+/**
+ * What the hook says of all builders when none fits: `(systems, maxjobs, supportedFeatures, mandatoryFeatures)` for each, without
+ * the brackets that newer versions put around lists.
+ */
+export function machineTable(messages: string): string[] {
+  const text = messages.replaceAll("\\n", "\n").replaceAll(/\\u001b\[[0-9;]*m/g, "");
+  return [...text.matchAll(/^(\([^()]*-[^()]*\))"?/gm)].map(([, row = ""]) => row.replaceAll(/[[\]]/g, ""));
+}
+
+/** The rows that the hook must say of these builders. */
+export function expectedTable(fleet: readonly BuildMachine[]): string[] {
+  const sorted = (words: readonly string[]) => [...words].sort().join(", ");
+  return fleet.map((m) => {
+    const features = sorted([...m.supportedFeatures, ...m.mandatoryFeatures]);
+    return `(${m.systems.join(", ")}, ${m.maxJobs}, ${features}, ${sorted(m.mandatoryFeatures)})`;
+  });
 }
