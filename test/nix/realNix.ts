@@ -161,7 +161,14 @@ function string(text: string): Buffer {
  */
 export function machineTable(messages: string): string[] {
   const text = messages.replaceAll("\\n", "\n").replaceAll(/\\u001b\[[0-9;]*m/g, "");
-  return [...text.matchAll(/^(\([^()]*-[^()]*\))"?/gm)].map(([, row = ""]) => row.replaceAll(/[[\]]/g, ""));
+  return [...text.matchAll(/^(\([^()]*-[^()]*\))"?/gm)].map(([, row = ""]) =>
+    sortSystems(row.replaceAll(/[[\]]/g, "")),
+  );
+}
+
+/** Newer versions keep the systems as a set. */
+function sortSystems(row: string): string {
+  return row.replace(/^\((.*?)(?=, \d+, )/, (_, systems: string) => `(${systems.split(", ").sort().join(", ")}`);
 }
 
 /** The rows that the hook must say of these builders. */
@@ -169,6 +176,6 @@ export function expectedTable(fleet: readonly BuildMachine[]): string[] {
   const sorted = (words: readonly string[]) => [...words].sort().join(", ");
   return fleet.map((m) => {
     const features = sorted([...m.supportedFeatures, ...m.mandatoryFeatures]);
-    return `(${m.systems.join(", ")}, ${m.maxJobs}, ${features}, ${sorted(m.mandatoryFeatures)})`;
+    return `(${sorted(m.systems)}, ${m.maxJobs}, ${features}, ${sorted(m.mandatoryFeatures)})`;
   });
 }
