@@ -1,5 +1,5 @@
 /** Locks that a killed Pulumi CLI left in a file backend: dropped when their owner is gone, so that the next run just goes on. */
-import { globSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { hostname } from "node:os";
 import { fileURLToPath } from "node:url";
 
@@ -12,8 +12,10 @@ import { fileURLToPath } from "node:url";
 export function dropStaleLocks(backend: string | undefined): number[] {
   if (backend?.startsWith("file:///") !== true) return [];
   const folder = `${fileURLToPath(backend)}/.pulumi/locks`;
-  return globSync("**/*.json", { cwd: folder }).flatMap((name) => {
-    const path = `${folder}/${name}`;
+  if (!existsSync(folder)) return [];
+  const files = readdirSync(folder, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+  return files.flatMap(({ parentPath, name }) => {
+    const path = `${parentPath}/${name}`;
     const owner = readOwner(path);
     if (owner === undefined || owner.hostname !== hostname() || isPulumi(owner.pid)) return [];
     rmSync(path, { force: true });

@@ -34,15 +34,22 @@ async function start(stack: string): Promise<number> {
     console.error("\nThe fleet is not up; the reason stands above. Once it is mended, `npm start` goes on from here.");
     return exitCode;
   }
+  const fleet = parseFleet(stack, outputs);
+  const systems = new Set(fleet.builders.flatMap((builder) => builder.systems));
+  // docs/hello.nix has an attribute for each system; asked for all, it needs builders for all.
+  const attribute = systems.size > 1 ? "" : systems.has("x86_64-linux") ? " -A x86" : " -A arm";
   const other = stack === defaultStack ? "" : ` --stack ${stack}`;
   console.log(`
-${renderStatus(recordedStatus(parseFleet(stack, outputs)))}
+${renderStatus(recordedStatus(fleet))}
 
 Client files: ${relative(process.cwd(), stackDirectory(stack))}/client (machines, nix.conf, ssh_config, known_hosts, id_ed25519)
 
 Try next:
-  npx fleet${other} build docs/hello.nix   build one derivation on each builder, and nothing here
-  npx fleet${other} status                 the same table, live
-  npm run pulumi -- destroy${other}        remove everything again`);
+  npx fleet${other} build docs/hello.nix${attribute}
+      builds a derivation on each kind of builder, and nothing on this machine
+  npx fleet${other} status
+      the same table, live
+  npm run pulumi -- destroy${other}
+      removes everything again`);
   return 0;
 }

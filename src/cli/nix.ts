@@ -27,7 +27,9 @@ export async function runNix(stack: string, program: "nix-build" | "nix", words:
   if (store !== undefined && result.exitCode === 0) {
     const links = repointOutLinks(words, store);
     const where = links.length === 0 ? `below ${store}` : `${links.join(", ")} → ${store}`;
-    console.error(`fleet: built into this stack's own store, because this user can't write to the machine's: ${where}`);
+    console.error(
+      `fleet: built into this stack's own store, as the machine has none that this user can write to: ${where}`,
+    );
   }
   return result.exitCode ?? 1;
 }

@@ -38,7 +38,7 @@ export async function planLocalBuilders(spec: FleetSpec, directory: string): Pro
         continue;
       }
       const tools = findLocalTools(builder.system);
-      if (!nixChecked) checkNixVersion(tools.nixStore);
+      if (!nixChecked) checkNixVersion(tools.nixDaemon);
       nixChecked = true;
       if (runningSshd(machineDirectory(directory, builder.name)) === undefined) {
         await refuseTakenPort(builder.address, builder.port).catch((error: unknown) => {

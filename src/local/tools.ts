@@ -49,15 +49,16 @@ export function findLocalTools(system: System): LocalTools {
  *
  * @throws MissingTool naming the version found and the oldest that works.
  */
-export function checkNixVersion(nixStore: string): void {
-  const output = execFileSync(nixStore, ["--version"], { encoding: "utf8", stdio: "pipe" });
+export function checkNixVersion(nixDaemon: string): void {
+  // Not nix-store: even for its version it makes /nix/var, or fails where it may not.
+  const output = execFileSync(nixDaemon, ["--version"], { encoding: "utf8", stdio: "pipe" });
   const version = /(\d+)\.(\d+)/.exec(output);
   const [oldestMajor = 0, oldestMinor = 0] = oldestNix.split(".").map(Number);
   const major = Number(version?.[1]);
   const minor = Number(version?.[2]);
   if (major > oldestMajor || (major === oldestMajor && minor >= oldestMinor)) return;
   throw new MissingTool(
-    `${nixStore} is ${output.trim()}, which is too old: ${oldestNix} is the oldest that works, ` +
+    `${nixDaemon} is ${output.trim()}, which is too old: ${oldestNix} is the oldest that works, ` +
       "because older ones can't build reliably over ssh-ng; install a newer Nix",
   );
 }
