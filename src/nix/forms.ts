@@ -3,7 +3,7 @@ import { renderGithubWorkflow } from "../ci/githubWorkflow.ts";
 import { checkBuildMachines, type BuildMachine } from "./buildMachine.ts";
 import { renderBuildersOption } from "./buildersOption.ts";
 import { cacheSettings, type Cache } from "./caches.ts";
-import { clientFiles, type ClientFileName } from "./clientFiles.ts";
+import { clientFiles, clientKeyName, type ClientFileName } from "./clientFiles.ts";
 import { renderDarwinModule } from "./darwinModule.ts";
 import { renderHomeManagerModule } from "./homeManagerModule.ts";
 import { InvalidValue } from "./invalidValue.ts";
@@ -104,7 +104,8 @@ export const forms = {
   buildersOption: {
     description: "one command-line option, for a try without any configuration",
     fileName: "builders",
-    render: (machines, options = {}) => `--builders '${renderBuildersOption(machines, options)}'\n`,
+    render: (machines, { directory = defaultDirectory, ...options } = {}) =>
+      `--builders '${renderBuildersOption(machines, { sshKey: `${directory}/${clientKeyName}`, ...options })}'\n`,
   },
   fleetJson: {
     description: "the builders as JSON, for the option nix.builderFleet.file of the flake in nixos/",
