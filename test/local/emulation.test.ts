@@ -22,7 +22,10 @@ afterEach(() => {
 describe.skipIf(process.getuid?.() !== 0)("emulation (skipped unless root, who alone may register it)", () => {
   it("makes programs of the other architecture run, and takes back just that", () => {
     const before = handlers();
-    if (emulation(owner, foreign) === "machine") return expect(before.length).toBeGreaterThan(0);
+    if (emulation(owner, foreign) === "machine") {
+      expect(before.length).toBeGreaterThan(0);
+      return;
+    }
     registerEmulation(owner, foreign);
     try {
       registerEmulation(owner, foreign);
@@ -45,7 +48,10 @@ describe("an ordinary user on a machine without emulation", () => {
     const builders = systems.map((system) => ({ name: system.slice(0, 3), provider: "local", system }));
     const spec = parseFleetSpec(owner, { builders }, "/nowhere");
     const plan = await planLocalBuilders(spec, "/nowhere");
-    if (emulationObstacle(owner, foreign) === undefined) return expect(plan.leftOut).toEqual([]);
+    if (emulationObstacle(owner, foreign) === undefined) {
+      expect(plan.leftOut).toEqual([]);
+      return;
+    }
     expect(plan.spec.builders.map(({ system }) => system)).toEqual([native]);
     expect(plan.leftOut).toEqual([
       expect.stringMatching(/^builder '\w+' \(.*-linux\) is left out: .*(root|qemu-user)/),
