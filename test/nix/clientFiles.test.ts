@@ -7,7 +7,7 @@ import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { parseMachines, renderBuildersLine, renderMachines } from "../../src/nix/machinesFile.ts";
 import { parseNixConf, renderNixConf, renderSettings } from "../../src/nix/nixConf.ts";
 import { toHostKey } from "../../src/ssh/hostKey.ts";
-import { directories, fleets, x86 } from "./fleets.ts";
+import { directories, ed25519, fleets, x86 } from "./fleets.ts";
 import { askBuildHook, expectedTable, machineTable, readNixConf, temporaryDirectory } from "./realNix.ts";
 
 test("the files of any fleet are read back to an equal fleet", () => {
@@ -27,6 +27,10 @@ test("files that contradict each other are refused", () => {
   );
   expect(() => parseClientFiles({ ...files, known_hosts: others.known_hosts }, { directory })).toThrow(
     /known_hosts is "x86"/,
+  );
+  const otherKeys = clientFiles([{ ...x86, publicHostKey: ed25519(new Uint8Array(32)) }], { directory });
+  expect(() => parseClientFiles({ ...files, known_hosts: otherKeys.known_hosts }, { directory })).toThrow(
+    /known_hosts is "x86", but allowed is the same host key as in machines/,
   );
 });
 
