@@ -82,17 +82,24 @@ export function atLeast(version, minimum) {
  * gone is taken over.
  *
  * @param waiting called once if somebody else holds the lock.
+ * @throws {LaunchError} when somebody else has held it for half an hour.
  */
 export async function withLock(path, work, waiting = () => {}) {
   mkdirSync(dirname(path), { recursive: true });
+  const deadline = Date.now() + 30 * 60_000;
   for (let told = false; !takeLock(path); told = true) {
     if (!told) waiting();
+    if (Date.now() > deadline)
+      throw new LaunchError(`Another run has held ${path} for half an hour: if there is none, remove that folder.`);
     await delay(200);
   }
+  const release = () => rmSync(path, { recursive: true, force: true });
+  process.on("exit", release);
   try {
     return await work();
   } finally {
-    rmSync(path, { recursive: true, force: true });
+    process.off("exit", release);
+    release();
   }
 }
 
@@ -100,31 +107,42 @@ function takeLock(path) {
   // Made complete beside its place and moved there, so that a lock is never seen without its owner.
   const mine = `${path}.${process.pid}`;
   mkdirSync(mine, { recursive: true });
-  writeFileSync(join(mine, "pid"), String(process.pid));
+  writeFileSync(join(mine, "owner"), identity(process.pid));
   try {
     renameSync(mine, path);
     return true;
   } catch {
     rmSync(mine, { recursive: true, force: true });
-    if (!isAlive(readOwner(path))) rmSync(path, { recursive: true, force: true });
+    if (isAbandoned(path)) rmSync(path, { recursive: true, force: true });
     return false;
   }
 }
 
-function readOwner(path) {
+function isAbandoned(path) {
+  let owner;
   try {
-    return Number(readFileSync(join(path, "pid"), "utf8"));
+    owner = readFileSync(join(path, "owner"), "utf8");
   } catch {
-    return process.pid; // released just now: look again
+    return false; // released just now: look again
   }
+  return identity(Number(owner.split(" ")[0])) !== owner;
 }
 
-function isAlive(pid) {
+/** Names a running process for good: its id, and on Linux the time of its start, as ids are used again. Empty if it's gone. */
+function identity(pid) {
   try {
     process.kill(pid, 0);
-    return true;
   } catch (error) {
-    return error.code === "EPERM";
+    if (error.code !== "EPERM") return "";
+  }
+  try {
+    // The fields after the program's name, which is in parentheses and may hold anything; the start is the 22nd of all.
+    const started = readFileSync(`/proc/${pid}/stat`, "utf8")
+      .replace(/^.*\) /s, "")
+      .split(" ")[19];
+    return `${pid} ${started}`;
+  } catch {
+    return String(pid);
   }
 }
 

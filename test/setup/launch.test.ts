@@ -126,7 +126,14 @@ describe("the lock", () => {
     await new Promise((resolve) => gone.on("exit", resolve));
     const path = join(directory, "lock");
     mkdirSync(path);
-    writeFileSync(join(path, "pid"), String(gone.pid));
+    writeFileSync(join(path, "owner"), String(gone.pid));
+    expect(await withLock(path, () => "worked")).toBe("worked");
+  });
+
+  it("is taken over when the owner's id belongs to another process now", async () => {
+    const path = join(directory, "lock");
+    mkdirSync(path);
+    writeFileSync(join(path, "owner"), `${String(process.pid)} 1`);
     expect(await withLock(path, () => "worked")).toBe("worked");
   });
 

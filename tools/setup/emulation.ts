@@ -1,6 +1,5 @@
 /** Static shells for the build sandboxes, and the emulator for the builder of the architecture that this machine isn't. */
 import { chmodSync, cpSync, existsSync, lstatSync, mkdirSync, renameSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { cacheDirectory, withLock } from "../launch.mjs";
 import { unpackPackage } from "./apt.ts";
@@ -63,8 +62,9 @@ export async function findEmulation(host: Host): Promise<Emulation> {
   /** Fetches what is missing, each piece for itself. Returns why the last one that failed did. */
   async function fetchMissing(): Promise<string> {
     let reason = "";
-    const work = join(tmpdir(), `nix-builder-fleet-apt.${String(process.pid)}`);
-    mkdirSync(work, { recursive: true, mode: 0o700 });
+    const work = join(cacheDirectory(), "packages.draft"); // the lock's owner is alone with it
+    rmSync(work, { recursive: true, force: true });
+    mkdirSync(work, { recursive: true });
     const attempt = async (piece: () => Promise<void>) =>
       piece().catch((error: unknown) => {
         reason = error instanceof Error ? error.message : String(error);
