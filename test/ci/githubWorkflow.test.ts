@@ -132,7 +132,7 @@ describe("its steps, run against a real builder", () => {
             flake_directory: "./flake",
             filter_builds,
             // Nothing here comes from a cache, and asking for it takes Nix 5 s without a way out.
-          nix_conf: "substituters =",
+            nix_conf: "substituters =",
           });
 
         const good = run('.top_attr == "packages"');
