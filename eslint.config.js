@@ -4,7 +4,9 @@ import tseslint from "typescript-eslint";
 /** What a folder may not import, so that data keeps flowing one way: see docs/decisions.md. */
 const forbid = (files, groups, message, options = {}) => ({
   files,
-  rules: { "@typescript-eslint/no-restricted-imports": ["error", { patterns: [{ group: groups, message, ...options }] }] },
+  rules: {
+    "@typescript-eslint/no-restricted-imports": ["error", { patterns: [{ group: groups, message, ...options }] }],
+  },
 });
 
 export default tseslint.config(
@@ -16,21 +18,34 @@ export default tseslint.config(
     languageOptions: { parserOptions: { projectService: true } },
     rules: {
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }],
-      "@typescript-eslint/no-unnecessary-condition": ["error", { allowConstantLoopConditions: "only-allowed-literals" }],
+      "@typescript-eslint/no-unnecessary-condition": [
+        "error",
+        { allowConstantLoopConditions: "only-allowed-literals" },
+      ],
     },
   },
-  { files: ["**/*.js", "**/*.mjs"], languageOptions: { globals: { process: "readonly", console: "readonly", URL: "readonly", fetch: "readonly" } } },
+  {
+    files: ["**/*.js", "**/*.mjs"],
+    languageOptions: { globals: { process: "readonly", console: "readonly", URL: "readonly", fetch: "readonly" } },
+  },
   forbid(
     ["src/nix/**/*.ts", "src/ssh/**/*.ts", "src/bootstrap/**/*.ts", "src/ci/**/*.ts"],
     ["@pulumi/*", "**/components/**", "**/cli/**"],
     "The pure folders take and return plain data.",
   ),
-  forbid(["src/cli/**/*.ts"], ["@pulumi/*", "**/components/**"], "The CLI works on the stack's outputs, not on components."),
+  forbid(
+    ["src/cli/**/*.ts"],
+    ["@pulumi/*", "**/components/**"],
+    "The CLI works on the stack's outputs, not on components.",
+  ),
   forbid(
     ["components/**/*.ts"],
     ["@pulumi/aws", "@pulumi/aws/**", "@pulumi/hcloud", "@pulumi/hcloud/**", "**/config.ts", "**/cli/**"],
     "Only machines/aws.ts and machines/hcloud.ts import their provider; no component reads configuration.",
     { allowTypeImports: true },
   ),
-  { files: ["components/machines/aws.ts", "components/machines/hcloud.ts"], rules: { "@typescript-eslint/no-restricted-imports": "off" } },
+  {
+    files: ["components/machines/aws.ts", "components/machines/hcloud.ts"],
+    rules: { "@typescript-eslint/no-restricted-imports": "off" },
+  },
 );

@@ -26,12 +26,14 @@ export interface BuilderFleetArgs {
 
 /** All builders of one stack, verified. */
 export class BuilderFleet extends pulumi.ComponentResource {
-  /** The builders as clients are told of them, in the order of the configuration. */
+  /** The builders as clients are told of them, in the order of the configuration; those of services come last. */
   readonly buildMachines: pulumi.Output<BuildMachine[]>;
   /** Builder name → verdict of its smoke test. */
   readonly verification: pulumi.Output<Record<string, Verdict>>;
   /** Key pair of the clients. */
   readonly clientIdentity: SshIdentity;
+  /** Client name → OpenSSH private key, for clients whose key pair was made here. A secret. */
+  readonly clientPrivateKeys: pulumi.Output<Record<string, string>>;
   /** Key pair for administration. */
   readonly adminIdentity: SshIdentity;
 
@@ -41,8 +43,24 @@ export class BuilderFleet extends pulumi.ComponentResource {
     const child = { parent: this };
     this.clientIdentity = new SshIdentity("client", child);
     this.adminIdentity = new SshIdentity("admin", child);
+    const identities = new Map(
+      spec.clients
+        .filter(({ publicKey }) => publicKey === undefined)
+        .map(({ name: client }) => [client, new SshIdentity(`client-${client}`, child)]),
+    );
+    const identityOf = (client: string): SshIdentity => {
+      const identity = identities.get(client);
+      if (identity === undefined) throw new pulumi.ResourceError(`client ${client} has no key`, this);
+      return identity;
+    };
+    this.clientPrivateKeys = pulumi.all(
+      Object.fromEntries([...identities].map(([client, { privateKey }]) => [client, privateKey])),
+    );
     const keys: MachineKeys = {
-      clientPublicKey: this.clientIdentity.publicKey,
+      clientPublicKeys: pulumi.all([
+        this.clientIdentity.publicKey,
+        ...spec.clients.map(({ name: client, publicKey }) => publicKey ?? identityOf(client).publicKey),
+      ]),
       adminPublicKey: this.adminIdentity.publicKey,
       adminPrivateKey: this.adminIdentity.privateKey,
     };
@@ -69,12 +87,13 @@ export class BuilderFleet extends pulumi.ComponentResource {
       spec: builder,
       builder: new Builder(builder.name, { spec: builder, machine: machineFor(builder) }, child),
     }));
-    this.buildMachines = pulumi.all(builders.map(({ builder }) => builder.buildMachine));
+    this.buildMachines = pulumi.all([...builders.map(({ builder }) => builder.buildMachine), ...spec.serviceBuilders]);
     const client = new ClientDirectory(
       "client-files",
       {
         directory: `${directory}/client`,
         machines: this.buildMachines,
+        maxSessions: spec.maxSessions,
         privateKey: this.clientIdentity.privateKey,
       },
       onThisMachine,

@@ -10,6 +10,8 @@ export interface ClientDirectoryArgs {
   /** Absolute path. */
   readonly directory: string;
   readonly machines: pulumi.Input<readonly BuildMachine[]>;
+  /** Sessions on one connection, see `FleetSpec`. */
+  readonly maxSessions: number | undefined;
   /** OpenSSH private key of the client. */
   readonly privateKey: pulumi.Input<string>;
 }
@@ -21,12 +23,15 @@ export class ClientDirectory extends pulumi.ComponentResource {
 
   constructor(name: string, args: ClientDirectoryArgs, opts?: pulumi.ComponentResourceOptions) {
     super("nix-builder-fleet:index:ClientDirectory", name, {}, opts);
-    const { directory } = args;
+    const { directory, maxSessions } = args;
     const write = scriptCommand("client/main.ts", "write", directory);
     const files = pulumi
       .all([args.machines, args.privateKey])
       .apply(([machines, privateKey]) =>
-        JSON.stringify({ ...clientFiles(machines, { directory }), [clientKeyName]: privateKey }),
+        JSON.stringify({
+          ...clientFiles(machines, { directory, ...(maxSessions !== undefined && { maxSessions }) }),
+          [clientKeyName]: privateKey,
+        }),
       );
     const written = new command.Command(
       name,

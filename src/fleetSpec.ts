@@ -2,6 +2,12 @@
 import { createHash } from "node:crypto";
 import { isIP } from "node:net";
 import * as z from "zod";
+import type { BuildMachine } from "./nix/buildMachine.ts";
+import { cachix, checkCache, garnix, type Cache } from "./nix/caches.ts";
+import { defaultDirectory } from "./nix/forms.ts";
+import { InvalidValue } from "./nix/invalidValue.ts";
+import { nixbuildNet } from "./nix/nixbuildNet.ts";
+import { profileNames, type Profile } from "./nix/profiles.ts";
 import { systems, type System } from "./nix/system.ts";
 
 /** Where machines come from: one file in `components/machines` for each. */
@@ -72,12 +78,43 @@ const existingBuilder = z.strictObject({
   sshKey: absolutePath.optional(),
 });
 
+const localSystems = z.array(z.string().regex(/^[a-z0-9_]+-[a-z0-9]+$/, "a Nix system, for instance aarch64-darwin"));
+
+const profile = z.enum(profileNames, `one of ${profileNames.join(", ")}`);
+
+const client = z.strictObject({
+  name,
+  publicKey: z
+    .string()
+    .regex(
+      /^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]+={0,2}( [^\n"]*)?$/,
+      "a public key line, 'ssh-ed25519 AAAA…', as id_ed25519.pub has it",
+    )
+    .optional(),
+  profile: profile.optional(),
+  localSystems: localSystems.optional(),
+});
+
+const service = z.union(
+  [
+    z.literal("garnix"),
+    z.strictObject({ cachix: z.string(), publicKey: z.string().optional() }),
+    z.strictObject({ url: z.string(), publicKey: z.string() }),
+    z.strictObject({ "nixbuild.net": z.strictObject({ sshKey: absolutePath, speedFactor: atLeastOne.optional() }) }),
+  ],
+  "garnix, { cachix: NAME }, { url: URL, publicKey: KEY }, or { nixbuild.net: { sshKey: PATH } }",
+);
+
 /** The schema of the configuration values; the keys are those of `Pulumi.<stack>.yaml`. */
 export const configurationSchema = z.strictObject({
   builders: z
     .array(z.discriminatedUnion("provider", [localBuilder, existingBuilder], `one of ${providers.join(", ")}`))
     .min(1, "at least one builder, for instance { name: x86, provider: local, system: x86_64-linux }"),
-  clientDirectory: absolutePath.default("/etc/nix/nix-builder-fleet"),
+  clientDirectory: absolutePath.default(defaultDirectory),
+  profile: profile.optional(),
+  localSystems: localSystems.default([]),
+  clients: z.array(client).default([]),
+  services: z.array(service).default([]),
   smokeTimeout: atLeastOne.default(120),
 });
 
@@ -122,6 +159,17 @@ export interface ExistingBuilderSpec extends BuilderSpecBase {
 /** One builder of the fleet. */
 export type BuilderSpec = LocalBuilderSpec | ExistingBuilderSpec;
 
+/** Somebody who builds through the fleet with a key of their own. */
+export interface ClientSpec {
+  /** Unique in the fleet. */
+  readonly name: string;
+  /** OpenSSH public key line, without comment; `undefined`: a key pair is made. */
+  readonly publicKey: string | undefined;
+  /** Where it differs from the fleet's. */
+  readonly profile: Profile | undefined;
+  readonly localSystems: readonly string[];
+}
+
 /** A whole fleet. */
 export interface FleetSpec {
   /** The fleet's name: that of the stack. */
@@ -129,6 +177,18 @@ export interface FleetSpec {
   readonly builders: readonly BuilderSpec[];
   /** Where clients keep the emitted files; paths in the stack's outputs point there. */
   readonly clientDirectory: string;
+  /** What clients leave to the fleet; `undefined`: their own `max-jobs` stays as it is. */
+  readonly profile: Profile | undefined;
+  /** Systems that clients build for themselves under the profile `local-first`. */
+  readonly localSystems: readonly string[];
+  /** Clients with keys of their own, beside the one whose key everybody can have from the outputs. */
+  readonly clients: readonly ClientSpec[];
+  /** Binary caches that clients use beside the fleet. */
+  readonly caches: readonly Cache[];
+  /** Builders of services, as ordinary rows beside the fleet's own; the fleet neither makes nor tests them. */
+  readonly serviceBuilders: readonly BuildMachine[];
+  /** Sessions that every builder's sshd allows on one connection; `undefined`: not known of all, so sshd's default of 10 holds. */
+  readonly maxSessions: number | undefined;
   /** Seconds that a builder may take until it answers and has built the smoke test. */
   readonly smokeTimeout: number;
 }
@@ -158,6 +218,12 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
     fleet,
     builders,
     clientDirectory: parsed.data.clientDirectory,
+    profile: parsed.data.profile,
+    localSystems: parsed.data.localSystems,
+    clients: checkClients(parsed.data),
+    ...checkServices(parsed.data.services),
+    // Every builder that the fleet makes has `MaxSessions 100`.
+    maxSessions: builders.some(({ provider }) => provider === "existing") ? undefined : 100,
     smokeTimeout: parsed.data.smokeTimeout,
   };
 }
@@ -191,6 +257,51 @@ function expand(fleet: string, place: string, builder: Configuration["builders"]
 function loopbackAddress(builder: string): string {
   const digest = createHash("sha256").update(builder).digest();
   return `127.${64 + (digest.readUInt8(0) % 64)}.${digest.readUInt8(1)}.${1 + (digest.readUInt8(2) % 254)}`;
+}
+
+function checkClients(configuration: Configuration): ClientSpec[] {
+  const { clients, localSystems: fleetSystems } = configuration;
+  const names = new Set<string>();
+  for (const { name: clientName } of clients) {
+    if (names.has(clientName)) {
+      throw new ConfigurationError(`clients: two clients are named '${clientName}'; rename one`);
+    }
+    names.add(clientName);
+  }
+  const specs = clients.map((entry) => ({
+    name: entry.name,
+    publicKey: entry.publicKey?.split(" ").slice(0, 2).join(" "),
+    profile: entry.profile ?? configuration.profile,
+    localSystems: entry.localSystems ?? fleetSystems,
+  }));
+  for (const entry of [{ ...configuration, name: undefined }, ...specs]) {
+    if (entry.profile === "local-first" && entry.localSystems.length === 0) {
+      const where = entry.name === undefined ? "profile" : `client '${entry.name}'`;
+      throw new ConfigurationError(
+        `${where}: local-first needs localSystems, the systems that the client builds itself, for instance [x86_64-linux]`,
+      );
+    }
+  }
+  return specs;
+}
+
+function checkServices(services: Configuration["services"]): Pick<FleetSpec, "caches" | "serviceBuilders"> {
+  try {
+    const caches = services.flatMap((entry) => {
+      if (entry === "garnix") return [garnix];
+      if ("cachix" in entry) return [cachix(entry.cachix, entry.publicKey)];
+      return "url" in entry ? [checkCache(entry)] : [];
+    });
+    const serviceBuilders = services.flatMap((entry) => {
+      if (typeof entry === "string" || !("nixbuild.net" in entry)) return [];
+      const { sshKey, speedFactor } = entry["nixbuild.net"];
+      return [nixbuildNet({ sshKey, ...(speedFactor !== undefined && { speedFactor }) })];
+    });
+    return { caches, serviceBuilders };
+  } catch (error) {
+    if (error instanceof InvalidValue) throw new ConfigurationError(`services: ${error.message}`);
+    throw error;
+  }
 }
 
 function refuseDuplicates(builders: readonly BuilderSpec[]): void {

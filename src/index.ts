@@ -6,8 +6,8 @@ import { readFleetSpec } from "./config.ts";
 import { ConfigurationError } from "./fleetSpec.ts";
 import { planLocalBuilders } from "./local/plan.ts";
 import { MissingTool } from "./local/tools.ts";
-import { clientFiles, clientKeyName } from "./nix/clientFiles.ts";
-import { renderNixosModule } from "./nix/nixosModule.ts";
+import { clientKeyName } from "./nix/clientFiles.ts";
+import { forms, type FormName, type FormOptions } from "./nix/forms.ts";
 
 // A killed engine leaves the program behind, and the SDK (3.270) reports its failure to report to the engine for ever, at full
 // load. Status 14 is gRPC's UNAVAILABLE: nobody is left to report to.
@@ -20,30 +20,49 @@ const { spec, leftOut, emulated } = await plan();
 for (const sentence of leftOut) await pulumi.log.warn(sentence);
 
 const fleet = new BuilderFleet(spec.fleet, { spec, emulated, directory });
-const files = fleet.buildMachines.apply((all) => clientFiles(all, { directory: spec.clientDirectory }));
+const options: FormOptions = {
+  directory: spec.clientDirectory,
+  sshKey: `${spec.clientDirectory}/${clientKeyName}`,
+  localSystems: spec.localSystems,
+  caches: spec.caches,
+  ...(spec.profile !== undefined && { profile: spec.profile }),
+  ...(spec.maxSessions !== undefined && { maxSessions: spec.maxSessions }),
+};
 
 /** The model that everything else is rendered from: BuildMachine[], no secrets. */
 export const builders = fleet.buildMachines;
 /** A NixOS module to import as it is. */
-export const nixosModule = fleet.buildMachines.apply((all) =>
-  renderNixosModule(all, { sshKey: `${spec.clientDirectory}/${clientKeyName}` }),
-);
+export const nixosModule = rendered("nixosModule");
+/** The same for nix-darwin. */
+export const darwinModule = rendered("darwinModule");
+/** What home-manager can do of it. */
+export const homeManagerModule = rendered("homeManagerModule");
 /** `/etc/nix/machines`, for clients that keep the files in `clientDirectory`. */
-export const machines = files.apply((all) => all.machines);
+export const machines = rendered("machines");
 /** `nix.conf`. */
-export const nixConf = files.apply((all) => all["nix.conf"]);
+export const nixConf = rendered("nixConf");
 /** `ssh_config`. */
-export const sshConfig = files.apply((all) => all.ssh_config);
+export const sshConfig = rendered("sshConfig");
 /** `known_hosts`. */
-export const knownHosts = files.apply((all) => all.known_hosts);
+export const knownHosts = rendered("knownHosts");
+/** A reusable GitHub Actions workflow. */
+export const githubWorkflow = rendered("githubWorkflow");
+/** What `npx fleet client` needs beside the builders to render each form for each client. */
+export const clientSettings = { ...options, clients: spec.clients };
 /** Builder name → what its smoke test found. */
 export const verification = fleet.verification;
 /** What a host must accept to be a builder for this fleet's clients. */
 export const clientPublicKey = fleet.clientIdentity.publicKey;
 /** The key that opens the builders to clients. A secret. */
 export const clientPrivateKey = fleet.clientIdentity.privateKey;
+/** Client name → private key, for `clients` whose key pair was made here. A secret. */
+export const clientPrivateKeys = pulumi.secret(fleet.clientPrivateKeys);
 /** The key that opens root on the builders. A secret. */
 export const adminPrivateKey = fleet.adminIdentity.privateKey;
+
+function rendered(form: FormName): pulumi.Output<string> {
+  return fleet.buildMachines.apply((all) => forms[form].render(all, options));
+}
 
 /** Reads the configuration and looks at this machine; what is wrong with them ends the program in one message, without a stack trace. */
 async function plan() {

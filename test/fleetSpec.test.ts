@@ -23,7 +23,7 @@ describe("a fleet's configuration", () => {
     expect(builders[0]).toMatchObject({ alias: "dev-x86", port: 2222, speedFactor: 1, protocol: "ssh-ng" });
     expect(builders[1]).toMatchObject({ alias: "dev-own", port: 22, user: "nix-builder", sshKey: undefined });
     expect({ clientDirectory, smokeTimeout }).toEqual({
-      clientDirectory: "/etc/nix/nix-builder-fleet",
+      clientDirectory: "/etc/nix/fleet",
       smokeTimeout: 120,
     });
   });

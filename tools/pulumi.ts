@@ -6,7 +6,9 @@ import { constants, homedir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkout, fail, LaunchError } from "./launch.mjs";
+import { say } from "./setup/progress.ts";
 import { setUp, type Toolchain } from "./setup/index.ts";
+import { dropStaleLocks } from "./staleLocks.ts";
 
 /** The stack that is made and used until another one is selected. */
 export const defaultStack = "dev";
@@ -42,6 +44,12 @@ export function hasOwnBackend(env: NodeJS.ProcessEnv): boolean {
   const directory = env["PULUMI_CREDENTIALS_PATH"] ?? pulumiHome(env);
   const credentials = readJson(join(directory, "credentials.json")) as { current?: string } | undefined;
   return Boolean(credentials?.current);
+}
+
+/** Takes back the locks of runs that were killed; the state itself has what they did. */
+export function unlock(env: NodeJS.ProcessEnv): void {
+  for (const pid of dropStaleLocks(env["PULUMI_BACKEND_URL"]))
+    say(`dropped the lock of an earlier run (process ${pid}) that was killed`);
 }
 
 /**
@@ -166,6 +174,7 @@ if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLTo
   try {
     const args = process.argv.slice(2);
     const env = pulumiEnvironment(await setUp());
+    unlock(env);
     if (usesStack(args)) ensureStack(env);
     process.exitCode = await runPulumi(args, env);
   } catch (error) {

@@ -5,7 +5,7 @@ import { CliError, parseFleet, stackDirectory } from "../src/cli/stack.ts";
 import { recordedStatus, renderStatus } from "../src/cli/status.ts";
 import { deploy } from "./deployment.ts";
 import { fail, LaunchError } from "./launch.mjs";
-import { defaultStack, ensureStack, pulumiEnvironment } from "./pulumi.ts";
+import { defaultStack, ensureStack, pulumiEnvironment, unlock } from "./pulumi.ts";
 import { setUp } from "./setup/index.ts";
 
 const usage = `usage: npm start [-- --stack NAME]
@@ -27,6 +27,7 @@ try {
 
 async function start(stack: string): Promise<number> {
   const env = { ...pulumiEnvironment(await setUp()), PULUMI_STACK: stack };
+  unlock(env);
   ensureStack(env);
   console.log(`Deploying stack ${stack}`);
   const { exitCode, outputs } = await deploy(env, console.log);

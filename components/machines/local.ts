@@ -66,8 +66,8 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
     const generation = wantedGeneration(directory);
     const identity = new SshIdentity(`${name}-host-key`, { parent: this });
     const description = pulumi
-      .all([identity.privateKey, args.clientPublicKey, args.adminPublicKey])
-      .apply(([hostPrivateKey, clientPublicKey, adminPublicKey]): Description => {
+      .all([identity.privateKey, args.clientPublicKeys, args.adminPublicKey])
+      .apply(([hostPrivateKey, clientPublicKeys, adminPublicKey]): Description => {
         return {
           directory,
           address: spec.address,
@@ -75,7 +75,7 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
           system: spec.system,
           features: [...spec.supportedFeatures, ...spec.mandatoryFeatures],
           hostPrivateKey,
-          clientPublicKey,
+          clientPublicKeys,
           adminPublicKey,
           ...(spec.maxJobs !== undefined && { maxJobs: spec.maxJobs }),
           ...(args.emulation && { emulatedFor: args.emulation.owner }),

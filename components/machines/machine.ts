@@ -22,8 +22,8 @@ export interface Machine {
 
 /** What every provider is given beside its own part of the builder's specification. */
 export interface MachineKeys {
-  /** Public key that may speak the Nix store protocols, and nothing else. */
-  readonly clientPublicKey: pulumi.Input<string>;
+  /** Public keys that may speak the Nix store protocols, and nothing else: the fleet's client key, and one for each client. */
+  readonly clientPublicKeys: pulumi.Input<readonly string[]>;
   /** Public key that may administer. */
   readonly adminPublicKey: pulumi.Input<string>;
   /** Private key of the same, for the administrative connection. */

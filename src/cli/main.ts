@@ -1,11 +1,12 @@
 /** `npx fleet`: the commands for people, over the stack's outputs. */
-import { resolve } from "node:path";
 import { Command } from "commander";
+import { describeForms, writeClient, type ClientChoice } from "./client.ts";
 import { runNix } from "./nix.ts";
-import { CliError, readFleet, writeClient } from "./stack.ts";
+import { CliError, readFleet } from "./stack.ts";
 import { liveStatus, renderStatus } from "./status.ts";
-import { clientFiles, clientKeyName } from "../nix/clientFiles.ts";
-import { InvalidValue } from "../nix/invalidValue.ts";
+import { clientKeyName } from "../nix/clientFiles.ts";
+import { InvalidValue, NotExpressible } from "../nix/invalidValue.ts";
+import { profileNames } from "../nix/profiles.ts";
 
 const program = new Command("fleet")
   .description("Use and look after the builders of a nix-builder-fleet stack.")
@@ -28,23 +29,32 @@ program
 
 program
   .command("client")
-  .description("Write the client's files: machines, nix.conf, ssh_config, known_hosts, and id_ed25519 (mode 0600).")
-  .argument("<dir>", "folder to write to; the files name each other by its absolute path")
+  .description(
+    `Write the client's files: machines, nix.conf, ssh_config, known_hosts, and id_ed25519 (mode 0600).
+With --form, print one form of the configuration, or write it to the folder.`,
+  )
+  .argument("[dir]", "folder to write to; the files name each other by its absolute path")
+  .option("--form <form>", "one form alone, see below")
+  .option("--client <name>", "for a client of the configuration, with its own key and profile")
+  .option("--profile <profile>", `what the client leaves to the fleet: ${profileNames.join(", ")}`)
+  .option("--nix-version <version>", "version of the client's Nix, for forms that older ones can't read")
+  .option("--force", "overwrite files of another fleet")
   .option("--json", "print what was written as JSON")
-  .action(async (dir: string, { json }: { json?: true }) => {
-    const directory = resolve(dir);
-    const fleet = await readFleet(stack());
-    writeClient(fleet, directory);
-    const names = [...Object.keys(clientFiles(fleet.builders, { directory })), clientKeyName];
-    if (json === true) {
-      console.log(JSON.stringify({ directory, files: names }, null, 2));
-      return;
-    }
-    console.log(`${names.map((name) => `${directory}/${name}`).join("\n")}
-
-Nix uses them with these two variables set, for one command or in a shell:
-  NIX_CONF_DIR=${directory} NIX_SSHOPTS='-F ${directory}/ssh_config' nix-build --max-jobs 0 …`);
-  });
+  .addHelpText("after", `\nForms:\n${describeForms()}`)
+  .action(
+    async (directory: string | undefined, { json, ...choice }: Omit<ClientChoice, "directory"> & { json?: true }) => {
+      const fleet = await readFleet(stack());
+      const result = writeClient(fleet, { ...choice, ...(directory !== undefined && { directory }) });
+      if ("text" in result) {
+        process.stdout.write(json === true ? `${JSON.stringify(result)}\n` : result.text);
+      } else if (json === true) {
+        console.log(JSON.stringify(result, null, 2));
+      } else {
+        console.log(result.files.map((name) => `${result.directory}/${name}`).join("\n"));
+        if (choice.form === undefined) console.log(usage(result.directory, result.needsOwnKey));
+      }
+    },
+  );
 
 for (const [name, nixProgram, example] of [
   ["build", "nix-build", "fleet build '<nixpkgs>' -A hello"],
@@ -55,17 +65,26 @@ for (const [name, nixProgram, example] of [
     .description(`Run \`${nixProgram}\` with the fleet's files alone and --max-jobs 0. For instance: ${example}`)
     .argument("[args...]", `what ${nixProgram} takes`)
     .helpOption("--help", "show this help")
+    .option("--remote-store <builder>", "evaluate here, build everything on this one builder, bring the results back")
     .allowUnknownOption()
     .passThroughOptions()
-    .action(async (words: string[]) => {
-      process.exitCode = await runNix(stack(), nixProgram, words);
+    .action(async (words: string[], { remoteStore }: { remoteStore?: string }) => {
+      const run = { stack: stack(), program: nixProgram, words };
+      process.exitCode = await runNix(remoteStore === undefined ? run : { ...run, remoteStore });
     });
+}
+
+/** How Nix uses a client directory. */
+function usage(directory: string, needsOwnKey: boolean): string {
+  return `${needsOwnKey ? `\nPut this client's own private key into ${directory}/${clientKeyName} (mode 0600).\n` : ""}
+Nix uses them with these two variables set, for one command or in a shell:
+  NIX_CONF_DIR=${directory} NIX_SSHOPTS='-F ${directory}/ssh_config' nix-build --max-jobs 0 …`;
 }
 
 try {
   await program.parseAsync();
 } catch (error) {
-  if (!(error instanceof CliError || error instanceof InvalidValue)) throw error;
+  if (!(error instanceof CliError || error instanceof InvalidValue || error instanceof NotExpressible)) throw error;
   console.error(`fleet: ${error.message}`);
   process.exitCode = 1;
 }

@@ -2,36 +2,96 @@
 import { accessSync, constants, existsSync, lstatSync, readlinkSync, rmSync, symlinkSync } from "node:fs";
 import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
-import { CliError, readFleet, stackDirectory, writeClient } from "./stack.ts";
+import { storeUri } from "../nix/machinesFile.ts";
+import { CliError, readFleet, stackDirectory, writeOwnClient, type UsableFleet } from "./stack.ts";
+
+/** How a Nix program is to run. */
+export interface NixRun {
+  readonly stack: string;
+  readonly program: "nix-build" | "nix";
+  /** Its arguments, untouched. */
+  readonly words: readonly string[];
+  /** Name of the builder that does everything as a remote store; `undefined`: Nix gives each derivation to a builder. */
+  readonly remoteStore?: string;
+}
 
 /**
  * Runs a Nix program with the fleet's client files alone, building nothing on this machine.
  *
- * @param program `nix-build` or `nix`.
- * @param words Its arguments, untouched.
  * @returns Its exit code.
- * @throws CliError when Nix isn't there or the stack has no fleet.
+ * @throws CliError when Nix isn't there, the stack has no fleet, or no builder has that name.
  */
-export async function runNix(stack: string, program: "nix-build" | "nix", words: readonly string[]): Promise<number> {
+export async function runNix({ stack, program, words, remoteStore }: NixRun): Promise<number> {
   const fleet = await readFleet(stack);
-  const directory = `${stackDirectory(stack)}/client`;
-  writeClient(fleet, directory);
+  const clientDirectory = writeOwnClient(fleet);
   const store = machineStoreIsWritable() ? undefined : `${stackDirectory(stack)}/store`;
-  const result = await execa(program, words, {
-    env: clientEnvironment({ clientDirectory: directory, store }),
-    stdio: "inherit",
+  const env = clientEnvironment({ clientDirectory, store });
+  if (remoteStore !== undefined) {
+    return runInRemoteStore({ program, words, env, uri: storeUri(findBuilder(fleet, remoteStore)), store });
+  }
+  const result = await execa(program, words, { env, stdio: "inherit", reject: false });
+  if (result.code === "ENOENT") throw missing(program);
+  if (store !== undefined && result.exitCode === 0) repointOutLinks(words, store);
+  return result.exitCode ?? 1;
+}
+
+interface RemoteRun {
+  readonly program: "nix-build" | "nix";
+  readonly words: readonly string[];
+  readonly env: Record<string, string>;
+  readonly uri: string;
+  readonly store: string | undefined;
+}
+
+/** Evaluates here, builds everything in the builder's own store, then brings the results back. */
+async function runInRemoteStore({ program, words, env, uri, store }: RemoteRun): Promise<number> {
+  // Evaluation goes on in the store that the results come back to. The builder may build: there, it isn't this machine.
+  const evalStore = env["NIX_REMOTE"] ?? "local";
+  const remote = ["--store", uri, "--eval-store", evalStore, "--max-jobs", "auto", "--builders", ""];
+  // A link into a store that is not here would lead nowhere; the results are linked when they are here.
+  const links = program === "nix-build" ? ["--no-out-link"] : ["--no-link", "--print-out-paths"];
+  const own = outLink(words);
+  const rest = words.filter((_, index) => own.option === undefined || index < own.option || index > own.option + 1);
+  const build = await execa(program, [...rest, ...links, ...remote], {
+    env,
+    stdin: "inherit",
+    stdout: "pipe",
+    stderr: "inherit",
     reject: false,
   });
-  if (result.code === "ENOENT")
-    throw new CliError(`${program} is not installed; \`npm run setup\` installs it or says how`);
-  if (store !== undefined && result.exitCode === 0) {
-    const links = repointOutLinks(words, store);
-    const where = links.length === 0 ? `below ${store}` : `${links.join(", ")} → ${store}`;
-    console.error(
-      `fleet: built into this stack's own store, as the machine has none that this user can write to: ${where}`,
-    );
+  if (build.code === "ENOENT") throw missing(program);
+  if (build.exitCode !== 0) return build.exitCode ?? 1;
+  const paths = build.stdout.split("\n").filter((line) => line.startsWith("/nix/store/"));
+  if (paths.length > 0) {
+    const copy = await execa("nix", ["copy", "--no-check-sigs", "--from", uri, ...paths], {
+      env,
+      stdio: ["inherit", "ignore", "inherit"],
+      reject: false,
+    });
+    if (copy.exitCode !== 0) return copy.exitCode ?? 1;
   }
-  return result.exitCode ?? 1;
+  console.log(build.stdout);
+  if (!words.includes("--no-out-link") && !words.includes("--no-link")) {
+    paths.forEach((path, index) => {
+      link(index === 0 ? own.name : `${own.name}-${index + 1}`, `${store ?? ""}${path}`);
+    });
+  }
+  return 0;
+}
+
+function findBuilder(fleet: UsableFleet, name: string): UsableFleet["builders"][number] {
+  const alias = fleet.verification[name]?.alias ?? name;
+  const builder = fleet.builders.find((candidate) => candidate.alias === alias);
+  if (builder !== undefined) return builder;
+  const known = [
+    ...Object.keys(fleet.verification),
+    ...fleet.builders.slice(Object.keys(fleet.verification).length).map((service) => service.alias),
+  ];
+  throw new CliError(`stack '${fleet.stack}' has no builder '${name}'; its builders are ${known.join(", ")}`);
+}
+
+function missing(program: string): CliError {
+  return new CliError(`${program} is not installed; \`npm run setup\` installs it or says how`);
 }
 
 /** Whether Nix can work on the machine's store directly: as root, or as the owner of a single-user installation. */
@@ -44,17 +104,30 @@ function machineStoreIsWritable(): boolean {
   }
 }
 
-/** Lets `result` links lead to where the paths really are: Nix writes them as if the store were /nix/store. */
-function repointOutLinks(words: readonly string[], store: string): string[] {
+/** The name for links to results in a person's arguments, and where the option that says so stands. */
+function outLink(words: readonly string[]): { readonly name: string; readonly option: number | undefined } {
   const option = words.findIndex((word) => word === "-o" || word === "--out-link");
-  const name = option === -1 ? "result" : (words[option + 1] ?? "result");
+  return option === -1 ? { name: "result", option: undefined } : { name: words[option + 1] ?? "result", option };
+}
+
+/** Lets `result` links lead to where the paths really are: Nix writes them as if the store were /nix/store. */
+function repointOutLinks(words: readonly string[], store: string): void {
+  const { name } = outLink(words);
   const candidates = [name, ...Array.from({ length: 31 }, (_, index) => `${name}-${index + 2}`)];
-  return candidates.filter((link) => {
-    if (!lstatSync(link, { throwIfNoEntry: false })?.isSymbolicLink()) return false;
-    const target = readlinkSync(link);
+  const links = candidates.filter((candidate) => {
+    if (!lstatSync(candidate, { throwIfNoEntry: false })?.isSymbolicLink()) return false;
+    const target = readlinkSync(candidate);
     if (existsSync(target) || !existsSync(`${store}${target}`)) return false;
-    rmSync(link);
-    symlinkSync(`${store}${target}`, link);
+    link(candidate, `${store}${target}`);
     return true;
   });
+  const where = links.length === 0 ? `below ${store}` : `${links.join(", ")} → ${store}`;
+  console.error(
+    `fleet: built into this stack's own store, as the machine has none that this user can write to: ${where}`,
+  );
+}
+
+function link(name: string, target: string): void {
+  rmSync(name, { force: true });
+  symlinkSync(target, name);
 }

@@ -5,6 +5,7 @@ import * as z from "zod";
 import { writeClientDirectory } from "../client/directory.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { clientFiles, clientKeyName } from "../nix/clientFiles.ts";
+import { profileNames } from "../nix/profiles.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
 
@@ -28,10 +29,31 @@ const buildMachine = z.object({
   publicHostKey: z.string(),
 }) satisfies z.ZodType<BuildMachine>;
 
+const profile = z.enum(profileNames).exactOptional();
+
+const clientSettings = z.object({
+  directory: z.string(),
+  profile,
+  maxSessions: z.number().exactOptional(),
+  localSystems: z.array(z.string()),
+  caches: z.array(z.object({ url: z.string(), publicKey: z.string() })),
+  clients: z.array(
+    z.object({
+      name: z.string(),
+      publicKey: z.string().exactOptional(),
+      profile,
+      localSystems: z.array(z.string()),
+    }),
+  ),
+});
+
 const outputs = z.object({
   builders: z.array(buildMachine),
+  clientSettings,
   verification: z.record(z.string(), z.object({ alias: z.string(), verified: z.boolean(), seconds: z.number() })),
 });
+
+const keys = z.object({ clientPrivateKey: z.string(), clientPrivateKeys: z.record(z.string(), z.string()) });
 
 /** What the stack's outputs say of the fleet that everybody may know. */
 export type Fleet = z.infer<typeof outputs> & {
@@ -39,10 +61,12 @@ export type Fleet = z.infer<typeof outputs> & {
   readonly stack: string;
 };
 
-/** A fleet with the key that opens it. */
+/** A fleet with the keys that open it. */
 export type UsableFleet = Fleet & {
-  /** OpenSSH private key of the clients. */
+  /** OpenSSH private key that all clients may share. */
   readonly clientPrivateKey: string;
+  /** Client name → private key, for clients whose key pair the fleet made. */
+  readonly clientPrivateKeys: Readonly<Record<string, string>>;
 };
 
 /**
@@ -72,8 +96,8 @@ export async function readFleet(stack: string): Promise<UsableFleet> {
   );
   if (result.failed) throw new CliError(`the outputs of stack '${stack}' can't be read: ${result.stderr.trim()}`);
   const values: unknown = JSON.parse(result.stdout);
-  const { clientPrivateKey } = z.object({ clientPrivateKey: z.string().default("") }).parse(values);
-  return { ...parseFleet(stack, values), clientPrivateKey };
+  const fleet = parseFleet(stack, values);
+  return { ...fleet, ...keys.parse(values) };
 }
 
 /** Folder of the checkout for what belongs to a stack on this machine; `destroy` empties it. */
@@ -81,10 +105,11 @@ export function stackDirectory(stack: string): string {
   return `${checkout}/.fleet/stacks/${stack}`;
 }
 
-/** Writes the client's files for this fleet. What is there already stays as it is. */
-export function writeClient(fleet: UsableFleet, directory: string): void {
-  writeClientDirectory(directory, {
-    ...clientFiles(fleet.builders, { directory }),
-    [clientKeyName]: fleet.clientPrivateKey,
-  });
+/** Writes the files with which this checkout itself uses the fleet. What is there already stays as it is. */
+export function writeOwnClient(fleet: UsableFleet): string {
+  const directory = `${stackDirectory(fleet.stack)}/client`;
+  const { maxSessions } = fleet.clientSettings;
+  const files = clientFiles(fleet.builders, { directory, ...(maxSessions !== undefined && { maxSessions }) });
+  writeClientDirectory(directory, { ...files, [clientKeyName]: fleet.clientPrivateKey });
+  return directory;
 }

@@ -4,7 +4,7 @@ import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { explainFailure } from "../smoke/failure.ts";
-import { stackDirectory, writeClient, type Fleet, type UsableFleet } from "./stack.ts";
+import { stackDirectory, writeOwnClient, type Fleet, type UsableFleet } from "./stack.ts";
 
 /** One row. */
 export interface BuilderStatus {
@@ -43,8 +43,7 @@ export function recordedStatus(fleet: Fleet): BuilderStatus[] {
 
 /** As `recordedStatus`, and each builder's store is asked for an answer. */
 export async function liveStatus(fleet: UsableFleet): Promise<BuilderStatus[]> {
-  const clientDirectory = `${stackDirectory(fleet.stack)}/client`;
-  writeClient(fleet, clientDirectory);
+  const clientDirectory = writeOwnClient(fleet);
   const common = clientEnvironment({ clientDirectory, store: `${stackDirectory(fleet.stack)}/store` });
   // A connection that an earlier build left open would hide that no new one can be made.
   const env = { ...common, NIX_SSHOPTS: `${common["NIX_SSHOPTS"] ?? ""} -o ControlPath=none` };

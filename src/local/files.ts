@@ -36,9 +36,9 @@ export function localMachineFiles(
   };
 }
 
-function authorizedKeys({ directory, clientPublicKey, adminPublicKey }: LocalMachine): string {
+function authorizedKeys({ directory, clientPublicKeys, adminPublicKey }: LocalMachine): string {
   return [
-    `restrict,command="${directory}/nix-ssh" ${clientPublicKey.trim()}`,
+    ...clientPublicKeys.map((key) => `restrict,command="${directory}/nix-ssh" ${key.trim()}`),
     `restrict ${adminPublicKey.trim()}`,
     "",
   ].join("\n");

@@ -16,8 +16,8 @@ export interface LocalMachine {
   readonly features: readonly string[];
   /** OpenSSH private key, PEM. */
   readonly hostPrivateKey: string;
-  /** OpenSSH public key line: may do nothing but speak the two Nix protocols. */
-  readonly clientPublicKey: string;
+  /** OpenSSH public key lines: may do nothing but speak the two Nix protocols. */
+  readonly clientPublicKeys: readonly string[];
   /** OpenSSH public key line: may run any command. */
   readonly adminPublicKey: string;
 }

@@ -48,7 +48,7 @@ describe("the smoke test on a real builder", () => {
         system,
         features: ["big-parallel"],
         hostPrivateKey: host.privateKey,
-        clientPublicKey: client.publicKey,
+        clientPublicKeys: [client.publicKey],
         adminPublicKey: keyPair().publicKey,
       },
       "1",

@@ -33,6 +33,11 @@ export async function startLocalBuilder(alias = "here"): Promise<LocalBuilder> {
   const address = "127.77.0.1";
   const port = await freePort(address);
   const features = ["big-parallel"];
+  const stop = async () => {
+    await removeMachine(`${directory}/builder`);
+    execFileSync("chmod", ["-R", "u+w", directory]);
+    rmSync(directory, { recursive: true, force: true });
+  };
   await startMachine(
     {
       directory: `${directory}/builder`,
@@ -41,11 +46,14 @@ export async function startLocalBuilder(alias = "here"): Promise<LocalBuilder> {
       system,
       features,
       hostPrivateKey: host.privateKey,
-      clientPublicKey: client.publicKey,
+      clientPublicKeys: [client.publicKey],
       adminPublicKey: admin.publicKey,
     },
     "1",
-  );
+  ).catch(async (error: unknown) => {
+    await stop();
+    throw error;
+  });
   return {
     machine: {
       alias,
@@ -62,11 +70,7 @@ export async function startLocalBuilder(alias = "here"): Promise<LocalBuilder> {
     },
     clientPrivateKey: client.privateKey,
     directory,
-    stop: async () => {
-      await removeMachine(`${directory}/builder`);
-      execFileSync("chmod", ["-R", "u+w", directory]);
-      rmSync(directory, { recursive: true, force: true });
-    },
+    stop,
   };
 }
 
