@@ -3,6 +3,7 @@ import { accessSync, constants, existsSync, lstatSync, readlinkSync, rmSync, sym
 import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
 import { storeUri } from "../nix/machinesFile.ts";
+import { recordedStatus } from "./status.ts";
 import { CliError, readFleet, stackDirectory, writeOwnClient, type UsableFleet } from "./stack.ts";
 
 /** How a Nix program is to run. */
@@ -80,14 +81,10 @@ async function runInRemoteStore({ program, words, env, uri, store }: RemoteRun):
 }
 
 function findBuilder(fleet: UsableFleet, name: string): UsableFleet["builders"][number] {
-  const alias = fleet.verification[name]?.alias ?? name;
-  const builder = fleet.builders.find((candidate) => candidate.alias === alias);
-  if (builder !== undefined) return builder;
-  const known = [
-    ...Object.keys(fleet.verification),
-    ...fleet.builders.slice(Object.keys(fleet.verification).length).map((service) => service.alias),
-  ];
-  throw new CliError(`stack '${fleet.stack}' has no builder '${name}'; its builders are ${known.join(", ")}`);
+  const names = recordedStatus(fleet).map((builder) => builder.name);
+  const found = fleet.builders[names.indexOf(name)] ?? fleet.builders.find(({ alias }) => alias === name);
+  if (found !== undefined) return found;
+  throw new CliError(`stack '${fleet.stack}' has no builder '${name}'; its builders are ${names.join(", ")}`);
 }
 
 function missing(program: string): CliError {

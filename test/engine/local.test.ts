@@ -17,7 +17,7 @@ describe("a fleet of local builders", () => {
   let first: string;
 
   beforeAll(async () => {
-    fleet = await TestDeployment.create({ builders: [x86, arm] });
+    fleet = await TestDeployment.create({ builders: [x86, arm], clients: [{ name: "ci" }] });
     const { exitCode, output } = await fleet.up();
     expect(output).toContain("smoke-test created");
     expect(exitCode, output).toBe(0);
@@ -171,10 +171,45 @@ describe("a fleet of local builders", () => {
     expect(readFileSync(`${directory}/machines`, "utf8")).toContain(`${directory}/id_ed25519`);
   });
 
+  it("lets a client of the configuration build with a key of its own, by nothing but its folder", async () => {
+    const directory = `${fleet.project}/ci`;
+    expect((await fleetCli("client", "--client", "ci", directory)).exitCode).toBe(0);
+    const shared = readFileSync(`${fleet.directory}/client/id_ed25519`, "utf8");
+    expect(readFileSync(`${directory}/id_ed25519`, "utf8")).not.toBe(shared);
+    const expression = `derivation { name = "ci-${fleet.stack}"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }`;
+    const { exitCode, stderr } = await execa(
+      "nix-build",
+      ["-E", expression, "--no-out-link", "--option", "substituters", ""],
+      {
+        env: {
+          NIX_CONF_DIR: directory,
+          NIX_SSHOPTS: `-F ${directory}/ssh_config`,
+          NIX_CONFIG: "max-jobs = 0",
+          NIX_REMOTE: `local?root=${fleet.directory}/store`,
+          NIX_STATE_DIR: `${fleet.directory}/store/state`,
+        },
+        reject: false,
+      },
+    );
+    expect(exitCode, stderr).toBe(0);
+  });
+
+  it("builds as a remote store on one builder, and brings the result back", async () => {
+    const expression = `derivation { name = "remote-${fleet.stack}"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo far > $out" ]; }`;
+    const words = ["build", "--remote-store", "x86", "-E", expression, "-o", "far", "--option", "substituters", ""];
+    const { exitCode, stdout, stderr } = await fleetCli(...words);
+    expect(exitCode, stderr).toBe(0);
+    expect(existsSync(`${machineDirectory(fleet.directory, "x86")}/root${stdout.trim()}`)).toBe(true);
+    expect(readFileSync(`${fleet.project}/far`, "utf8")).toBe("far\n");
+    const unknown = await fleetCli("build", "--remote-store", "mips", "-E", expression);
+    expect(unknown.exitCode).toBe(1);
+    expect(unknown.stderr).toContain("has no builder 'mips'; its builders are x86, arm");
+  });
+
   it("changes only what it must when the count changes", async () => {
     await fleet.up(); // brings arm back
     const sshd = runningSshd(machineDirectory(fleet.directory, "x86"));
-    fleet.configure({ builders: [{ ...x86, count: 2 }, arm] });
+    fleet.configure({ builders: [{ ...x86, count: 2 }, arm], clients: [{ name: "ci" }] });
     const more = await fleet.up();
     expect(more.exitCode, more.output).toBe(0);
     expect(runningSshd(machineDirectory(fleet.directory, "x86"))).toBe(sshd);
@@ -183,7 +218,7 @@ describe("a fleet of local builders", () => {
     expect(new Set(changed)).toEqual(
       new Set(["x86-2", "x86-2-host-key", "x86-2-measurement", "x86-2-smoke-test", "client-files"]),
     );
-    fleet.configure({ builders: [x86, arm] });
+    fleet.configure({ builders: [x86, arm], clients: [{ name: "ci" }] });
     const fewer = await fleet.up();
     expect(fewer.exitCode, fewer.output).toBe(0);
     expect(existsSync(machineDirectory(fleet.directory, "x86-2"))).toBe(false);
