@@ -2,6 +2,7 @@
 import { parseArgs } from "node:util";
 import Table from "cli-table3";
 import { benchDeployments } from "./bench/deployments.ts";
+import { benchDistance } from "./bench/distance.ts";
 import { judge, median } from "./bench/measure.ts";
 
 const { values } = parseArgs({
@@ -19,9 +20,10 @@ if (values.help === true || !Number.isInteger(rounds) || rounds < 1) {
 }
 
 async function bench(): Promise<void> {
-  const claims = await benchDeployments(rounds, (line) => {
+  const say = (line: string): void => {
     console.error(line);
-  });
+  };
+  const claims = [...(await benchDistance(rounds, say)), ...(await benchDeployments(rounds, say))];
   const table = new Table({
     head: ["CLAIM", "MEASURED", "BASELINE", "RATIO", "LIMIT", "HOLDS"],
     style: { head: [], border: [] },
