@@ -1,7 +1,8 @@
 /** A builder: a machine, measured from the inside where that is possible, as clients are told of it. */
 import * as remote from "@pulumi/command/remote/command.js";
 import * as pulumi from "@pulumi/pulumi";
-import { measureCommand, parseMeasurement, type Measurement } from "../src/bootstrap/measure.ts";
+import { defaultsFor } from "../src/bootstrap/defaults.ts";
+import { measureCommand, measureScript, parseMeasurement, type Measurement } from "../src/bootstrap/measure.ts";
 import type { BuilderSpec } from "../src/fleetSpec.ts";
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
 import { toPublicHostKey } from "../src/ssh/hostKey.ts";
@@ -25,6 +26,7 @@ export class Builder extends pulumi.ComponentResource {
   constructor(name: string, { spec, machine }: BuilderArgs, opts?: pulumi.ComponentResourceOptions) {
     super("nix-builder-fleet:index:Builder", name, {}, opts);
     this.triggers = [JSON.stringify(spec), machine.generation, machine.hostKey];
+    const features = [...spec.supportedFeatures, ...spec.mandatoryFeatures];
     this.measurement =
       machine.admin === undefined
         ? pulumi.output(undefined)
@@ -33,6 +35,11 @@ export class Builder extends pulumi.ComponentResource {
             {
               connection: machine.admin,
               create: measureCommand,
+              stdin: pulumi
+                .output(machine.sshUser)
+                .apply((sshUser) =>
+                  measureScript({ name, system: spec.system, features, sshUser }, machine.peculiarities),
+                ),
               triggers: [...this.triggers],
               addPreviousOutputInEnv: false,
               logging: "none",
@@ -43,6 +50,7 @@ export class Builder extends pulumi.ComponentResource {
     this.buildMachine = pulumi
       .all([machine.address, machine.port, machine.sshUser, machine.hostKey, this.measurement])
       .apply(([hostName, port, sshUser, hostKey, measurement]): BuildMachine => {
+        const defaults = measurement && defaultsFor(measurement, machine.peculiarities?.emulated);
         return {
           alias: spec.alias,
           hostName,
@@ -50,8 +58,8 @@ export class Builder extends pulumi.ComponentResource {
           protocol: spec.protocol,
           systems: [spec.system],
           sshUser,
-          maxJobs: spec.maxJobs ?? measurement?.cpus ?? 1,
-          speedFactor: spec.speedFactor,
+          maxJobs: spec.maxJobs ?? defaults?.maxJobs ?? 1,
+          speedFactor: spec.speedFactor ?? defaults?.speedFactor ?? 1,
           supportedFeatures: spec.supportedFeatures,
           mandatoryFeatures: spec.mandatoryFeatures,
           publicHostKey: toPublicHostKey(hostKey),

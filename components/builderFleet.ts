@@ -2,6 +2,7 @@
 import * as pulumi from "@pulumi/pulumi";
 import type { BuilderSpec, FleetSpec } from "../src/fleetSpec.ts";
 import { emulationOwner } from "../src/local/plan.ts";
+import type { Measurement } from "../src/bootstrap/measure.ts";
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
 import type { System } from "../src/nix/system.ts";
 import type { Verdict } from "../src/smoke/smokeTest.ts";
@@ -30,6 +31,8 @@ export class BuilderFleet extends pulumi.ComponentResource {
   readonly buildMachines: pulumi.Output<BuildMachine[]>;
   /** Builder name → verdict of its smoke test. */
   readonly verification: pulumi.Output<Record<string, Verdict>>;
+  /** Builder name → what was found on the machine; nothing for a machine that isn't the fleet's to administer. */
+  readonly measurement: pulumi.Output<Record<string, Measurement>>;
   /** Key pair of the clients. */
   readonly clientIdentity: SshIdentity;
   /** Client name → OpenSSH private key, for clients whose key pair was made here. A secret. */
@@ -88,6 +91,9 @@ export class BuilderFleet extends pulumi.ComponentResource {
       builder: new Builder(builder.name, { spec: builder, machine: machineFor(builder) }, child),
     }));
     this.buildMachines = pulumi.all([...builders.map(({ builder }) => builder.buildMachine), ...spec.serviceBuilders]);
+    this.measurement = pulumi
+      .all(builders.map(({ spec: { name }, builder }) => builder.measurement.apply((found) => [name, found] as const)))
+      .apply((all) => Object.fromEntries(all.flatMap(([name, found]) => (found === undefined ? [] : [[name, found]]))));
     const client = new ClientDirectory(
       "client-files",
       {

@@ -38,7 +38,7 @@ const everyBuilder = {
   name,
   system: z.enum(systems, `one of ${systems.join(", ")}`),
   maxJobs: atLeastOne.optional(),
-  speedFactor: atLeastOne.default(1),
+  speedFactor: atLeastOne.optional(),
   supportedFeatures: z.array(feature).default([]),
   mandatoryFeatures: z.array(feature).default([]),
   protocol: z.enum(["ssh-ng", "ssh"], "ssh-ng or ssh").default("ssh-ng"),
@@ -128,9 +128,9 @@ interface BuilderSpecBase {
   /** What clients call it: `<fleet>-<name>`. */
   readonly alias: string;
   readonly system: System;
-  /** `undefined`: as many as the builder has CPUs. */
+  /** `undefined`: from its measured size, see `src/bootstrap/defaults.ts`; 1 where the fleet can't measure. */
   readonly maxJobs: number | undefined;
-  readonly speedFactor: number;
+  readonly speedFactor: number | undefined;
   readonly supportedFeatures: readonly string[];
   readonly mandatoryFeatures: readonly string[];
   readonly protocol: "ssh-ng" | "ssh";
@@ -242,14 +242,24 @@ function expand(fleet: string, place: string, builder: Configuration["builders"]
   if (builder.provider === "existing") {
     const { user, sshKey, hostKey, ...rest } = builder;
     const key = hostKey.split(" ").slice(0, 2).join(" ");
-    return [{ ...rest, maxJobs: rest.maxJobs, alias: `${fleet}-${rest.name}`, user, sshKey, hostKey: key }];
+    return [
+      {
+        ...rest,
+        maxJobs: rest.maxJobs,
+        speedFactor: rest.speedFactor,
+        alias: `${fleet}-${rest.name}`,
+        user,
+        sshKey,
+        hostKey: key,
+      },
+    ];
   }
   const { count, ...rest } = builder;
   return Array.from({ length: count }, (_, index) => {
     const builderName = index === 0 ? rest.name : `${rest.name}-${index + 1}`;
     const alias = `${fleet}-${builderName}`;
     const address = index === 0 && rest.address !== undefined ? rest.address : loopbackAddress(`${place} ${alias}`);
-    return { ...rest, maxJobs: rest.maxJobs, name: builderName, alias, address };
+    return { ...rest, maxJobs: rest.maxJobs, speedFactor: rest.speedFactor, name: builderName, alias, address };
   });
 }
 
