@@ -5,7 +5,7 @@ import { emulationOwner } from "../src/local/plan.ts";
 import type { Measurement } from "../src/bootstrap/measure.ts";
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
 import type { System } from "../src/nix/system.ts";
-import type { Verdict } from "../src/smoke/smokeTest.ts";
+import type { Verdict } from "../src/smoke/verdict.ts";
 import { Builder } from "./builder.ts";
 import { ClientDirectory } from "./clientDirectory.ts";
 import { ExistingMachine } from "./machines/existing.ts";
@@ -111,6 +111,7 @@ export class BuilderFleet extends pulumi.ComponentResource {
           spec: builderSpec,
           clientDirectory: client.directory,
           measurement: builder.measurement,
+          level: spec.smoke,
           timeout: spec.smokeTimeout,
           triggers: [...builder.triggers, this.clientIdentity.publicKey],
         },

@@ -8,6 +8,7 @@ import { defaultDirectory } from "./nix/forms.ts";
 import { InvalidValue } from "./nix/invalidValue.ts";
 import { nixbuildNet } from "./nix/nixbuildNet.ts";
 import { profileNames, type Profile } from "./nix/profiles.ts";
+import { smokeLevels, type SmokeLevel } from "./smoke/verdict.ts";
 import { systems, type System } from "./nix/system.ts";
 
 /** Where machines come from: one file in `components/machines` for each. */
@@ -115,6 +116,7 @@ export const configurationSchema = z.strictObject({
   localSystems: localSystems.default([]),
   clients: z.array(client).default([]),
   services: z.array(service).default([]),
+  smoke: z.enum(smokeLevels, `one of ${smokeLevels.join(", ")}`).default("quick"),
   smokeTimeout: atLeastOne.default(120),
 });
 
@@ -189,6 +191,8 @@ export interface FleetSpec {
   readonly serviceBuilders: readonly BuildMachine[];
   /** Sessions that every builder's sshd allows on one connection; `undefined`: not known of all, so sshd's default of 10 holds. */
   readonly maxSessions: number | undefined;
+  /** How much the smoke test proves of each builder. */
+  readonly smoke: SmokeLevel;
   /** Seconds that a builder may take until it answers and has built the smoke test. */
   readonly smokeTimeout: number;
 }
@@ -224,6 +228,7 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
     ...checkServices(parsed.data.services),
     // Every builder that the fleet makes has `MaxSessions 100`.
     maxSessions: builders.some(({ provider }) => provider === "existing") ? undefined : 100,
+    smoke: parsed.data.smoke,
     smokeTimeout: parsed.data.smokeTimeout,
   };
 }

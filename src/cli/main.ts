@@ -3,6 +3,7 @@ import { Command } from "commander";
 import { describeForms, writeClient, type ClientChoice } from "./client.ts";
 import { runNix } from "./nix.ts";
 import { CliError, readFleet } from "./stack.ts";
+import { verify, type VerifyOptions } from "./verify.ts";
 import { liveStatus, renderStatus } from "./status.ts";
 import { clientKeyName } from "../nix/clientFiles.ts";
 import { InvalidValue, NotExpressible } from "../nix/invalidValue.ts";
@@ -55,6 +56,20 @@ With --form, print one form of the configuration, or write it to the folder.`,
       }
     },
   );
+
+program
+  .command("verify")
+  .description(
+    "Prove again what each builder does: by default all of it, every kind of build and every refusal. Exits with 1 if one fails.",
+  )
+  .argument("[builders...]", "names of the builders; default: all")
+  .option("--quick", "one build for each builder")
+  .option("--recorded", "show what the last deployment found, and build nothing")
+  .option("--json", "print JSON")
+  .option("--junit <file>", "write the results to a file for CI systems, too")
+  .action(async (names: string[], options: VerifyOptions) => {
+    process.exitCode = await verify(await readFleet(stack()), names, options);
+  });
 
 for (const [name, nixProgram, example] of [
   ["build", "nix-build", "fleet build '<nixpkgs>' -A hello"],

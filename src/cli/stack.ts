@@ -3,6 +3,8 @@ import { resolve } from "node:path";
 import { execa } from "execa";
 import * as z from "zod";
 import { writeClientDirectory } from "../client/directory.ts";
+import type { Measurement } from "../bootstrap/measure.ts";
+import type { Verdict } from "../smoke/verdict.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { clientFiles, clientKeyName } from "../nix/clientFiles.ts";
 import { profileNames } from "../nix/profiles.ts";
@@ -47,10 +49,16 @@ const clientSettings = z.object({
   ),
 });
 
+/** What the CLI needs of a verdict at least. */
+const verdict = z.object({ alias: z.string(), verified: z.boolean(), seconds: z.number(), cases: z.array(z.object()) });
 const outputs = z.object({
   builders: z.array(buildMachine),
   clientSettings,
-  verification: z.record(z.string(), z.object({ alias: z.string(), verified: z.boolean(), seconds: z.number() })),
+  verification: z.record(
+    z.string(),
+    z.custom<Verdict>((value) => verdict.safeParse(value).success),
+  ),
+  measurement: z.record(z.string(), z.custom<Measurement>()),
 });
 
 const keys = z.object({ clientPrivateKey: z.string(), clientPrivateKeys: z.record(z.string(), z.string()) });
@@ -98,6 +106,21 @@ export async function readFleet(stack: string): Promise<UsableFleet> {
   const values: unknown = JSON.parse(result.stdout);
   const fleet = parseFleet(stack, values);
   return { ...fleet, ...keys.parse(values) };
+}
+
+/**
+ * The builders of these names with their recorded verdicts; without names, all.
+ *
+ * @throws CliError naming a builder that the fleet doesn't have.
+ */
+export function chooseBuilders(fleet: Fleet, names: readonly string[]): [name: string, verdict: Verdict][] {
+  const all = Object.entries(fleet.verification);
+  for (const name of names) {
+    if (fleet.verification[name] === undefined) {
+      throw new CliError(`there is no builder '${name}'; the fleet has ${all.map(([known]) => known).join(", ")}`);
+    }
+  }
+  return names.length === 0 ? all : all.filter(([name]) => names.includes(name));
 }
 
 /** Folder of the checkout for what belongs to a stack on this machine; `destroy` empties it. */
