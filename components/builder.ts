@@ -2,11 +2,23 @@
 import * as remote from "@pulumi/command/remote/command.js";
 import * as pulumi from "@pulumi/pulumi";
 import { defaultsFor } from "../src/bootstrap/defaults.ts";
-import { measureCommand, measureScript, parseMeasurement, type Measurement } from "../src/bootstrap/measure.ts";
+import {
+  measureCommand,
+  measureScript,
+  parseMeasurement,
+  type Measurement,
+  type Peculiarities,
+} from "../src/bootstrap/measure.ts";
 import type { BuilderSpec } from "../src/fleetSpec.ts";
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
 import { toPublicHostKey } from "../src/ssh/hostKey.ts";
 import type { Machine } from "./machines/machine.ts";
+
+/** How an administrator gets to a builder. */
+export interface Administration {
+  readonly user: string;
+  readonly peculiarities: Peculiarities;
+}
 
 /** Arguments of a `Builder`. */
 export interface BuilderArgs {
@@ -20,6 +32,8 @@ export class Builder extends pulumi.ComponentResource {
   readonly buildMachine: pulumi.Output<BuildMachine>;
   /** What the machine says of itself; `undefined` where the fleet has no administrative connection. */
   readonly measurement: pulumi.Output<Measurement | undefined>;
+  /** How its administrator gets to it, without the key; `undefined` where the fleet has no administrative connection. */
+  readonly administration: pulumi.Output<Administration | undefined>;
   /** Values on whose change everything proven of the builder is proven again. */
   readonly triggers: readonly pulumi.Input<string>[];
 
@@ -47,6 +61,9 @@ export class Builder extends pulumi.ComponentResource {
             // pulumi.secret(connection) would make what is printed a secret too; it holds none.
             { parent: this, ...(machine.resource && { deletedWith: machine.resource }) },
           ).stdout.apply(parseMeasurement);
+    this.administration = pulumi
+      .output(machine.admin?.user)
+      .apply((user) => (user === undefined ? undefined : { user, peculiarities: machine.peculiarities ?? {} }));
     this.buildMachine = pulumi
       .all([machine.address, machine.port, machine.sshUser, machine.hostKey, this.measurement])
       .apply(([hostName, port, sshUser, hostKey, measurement]): BuildMachine => {

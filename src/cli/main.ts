@@ -1,6 +1,7 @@
 /** `npx fleet`: the commands for people, over the stack's outputs. */
 import { Command } from "commander";
 import { describeForms, writeClient, type ClientChoice } from "./client.ts";
+import { doctor } from "./doctor.ts";
 import { runNix } from "./nix.ts";
 import { CliError, readFleet } from "./stack.ts";
 import { verify, type VerifyOptions } from "./verify.ts";
@@ -69,6 +70,17 @@ program
   .option("--junit <file>", "write the results to a file for CI systems, too")
   .action(async (names: string[], options: VerifyOptions) => {
     process.exitCode = await verify(await readFleet(stack()), names, options);
+  });
+
+program
+  .command("doctor")
+  .description(
+    "Look for what is wrong with the builders and with this machine as their client (as root: as its Nix daemon sees it), and say how to mend it. Exits with 1 for warnings, 2 for errors.",
+  )
+  .argument("[builders...]", "names of the builders; default: all")
+  .option("--json", "print JSON")
+  .action(async (names: string[], options: { json?: true }) => {
+    process.exitCode = await doctor(await readFleet(stack()), names, options);
   });
 
 for (const [name, nixProgram, example] of [

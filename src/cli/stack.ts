@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { execa } from "execa";
 import * as z from "zod";
 import { writeClientDirectory } from "../client/directory.ts";
-import type { Measurement } from "../bootstrap/measure.ts";
+import type { Measurement, Peculiarities } from "../bootstrap/measure.ts";
 import type { Verdict } from "../smoke/verdict.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { clientFiles, clientKeyName } from "../nix/clientFiles.ts";
@@ -59,9 +59,14 @@ const outputs = z.object({
     z.custom<Verdict>((value) => verdict.safeParse(value).success),
   ),
   measurement: z.record(z.string(), z.custom<Measurement>()),
+  administration: z.record(z.string(), z.object({ user: z.string(), peculiarities: z.custom<Peculiarities>() })),
 });
 
-const keys = z.object({ clientPrivateKey: z.string(), clientPrivateKeys: z.record(z.string(), z.string()) });
+const keys = z.object({
+  clientPrivateKey: z.string(),
+  clientPrivateKeys: z.record(z.string(), z.string()),
+  adminPrivateKey: z.string(),
+});
 
 /** What the stack's outputs say of the fleet that everybody may know. */
 export type Fleet = z.infer<typeof outputs> & {
@@ -75,6 +80,8 @@ export type UsableFleet = Fleet & {
   readonly clientPrivateKey: string;
   /** Client name → private key, for clients whose key pair the fleet made. */
   readonly clientPrivateKeys: Readonly<Record<string, string>>;
+  /** OpenSSH private key of the administrator. */
+  readonly adminPrivateKey: string;
 };
 
 /**

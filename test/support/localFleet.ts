@@ -40,12 +40,14 @@ export class LocalFleet {
   readonly directory: string;
   readonly builders: readonly FleetBuilder[];
   readonly client: KeyPair;
+  readonly admin: KeyPair;
   readonly #root: string;
 
-  private constructor(root: string, client: KeyPair, builders: readonly FleetBuilder[]) {
+  private constructor(root: string, client: KeyPair, admin: KeyPair, builders: readonly FleetBuilder[]) {
     this.#root = root;
     this.directory = stackDirectory(root);
     this.client = client;
+    this.admin = admin;
     this.builders = builders;
   }
 
@@ -84,7 +86,7 @@ export class LocalFleet {
       };
       return { machine, local };
     });
-    const fleet = new LocalFleet(root, client, builders);
+    const fleet = new LocalFleet(root, client, admin, builders);
     try {
       await Promise.all(builders.map(({ local }) => startMachine(local, "1")));
       fleet.writeClient();
