@@ -1,6 +1,7 @@
 /** `npx fleet doctor`: what is wrong with the builders and with this machine, why it matters, and the exact fix. */
 import { examineBuilder } from "../doctor/builder.ts";
-import { examineClient, nixVersion } from "../doctor/client.ts";
+import { nixVersion } from "../client/settings.ts";
+import { examineClient } from "../doctor/client.ts";
 import { exitCode, renderFindings } from "../doctor/finding.ts";
 import { renderMachines } from "../nix/machinesFile.ts";
 import { chooseBuilders, writeOwnClient, type UsableFleet } from "./stack.ts";

@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import { describeForms, writeClient, type ClientChoice } from "./client.ts";
 import { doctor } from "./doctor.ts";
+import { explain, type ExplainOptions } from "./explain.ts";
 import { runNix } from "./nix.ts";
 import { CliError, readFleet } from "./stack.ts";
 import { verify, type VerifyOptions } from "./verify.ts";
@@ -81,6 +82,21 @@ program
   .option("--json", "print JSON")
   .action(async (names: string[], options: { json?: true }) => {
     process.exitCode = await doctor(await readFleet(stack()), names, options);
+  });
+
+program
+  .command("explain")
+  .description(
+    "Say where each derivation would be built: which builders accept it, which refuse and why, and which one Nix would pick. For instance: fleet explain '<nixpkgs>' -A hello",
+  )
+  .argument("<installable...>", "a .drv file, FLAKE#ATTRIBUTE, or what nix-build takes")
+  .option("--machine", "for this machine's own Nix instead of `fleet build`")
+  .option("--json", "print JSON")
+  .helpOption("--help", "show this help")
+  .allowUnknownOption()
+  .passThroughOptions()
+  .action(async (words: string[], options: ExplainOptions) => {
+    process.exitCode = await explain(await readFleet(stack()), words, options);
   });
 
 for (const [name, nixProgram, example] of [

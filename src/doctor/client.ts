@@ -2,9 +2,9 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { userInfo } from "node:os";
 import { execa } from "execa";
+import { readSettings } from "../client/settings.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
-import { parseNixConf } from "../nix/nixConf.ts";
 import { probeLogin } from "./builder.ts";
 import type { Finding, View } from "./finding.ts";
 
@@ -42,18 +42,6 @@ export async function examineClient(client: ClientToExamine): Promise<Finding[]>
   ];
 }
 
-/** Version of the client's Nix; empty where there is none. */
-export async function nixVersion(): Promise<string> {
-  const { stdout } = await execa("nix", ["--version"], { reject: false, stdin: "ignore" });
-  return /\d+\.\d+\S*/.exec(stdout)?.[0] ?? "";
-}
-
-async function readSettings(): Promise<Map<string, string> | undefined> {
-  const words = ["show-config", "--extra-experimental-features", "nix-command"];
-  const { failed, stdout } = await execa("nix", words, { reject: false, stdin: "ignore" });
-  return failed ? undefined : parseNixConf(stdout.replaceAll(/^.*#.*$/gm, ""));
-}
-
 /** The rows that `builders` leads to. A file that isn't there is what Nix passes over in silence. */
 function builderRows(builders: string): { rows: string[]; findings: Finding[] } {
   const about = { view: "root", check: "builders setting" } as const;
@@ -86,7 +74,7 @@ function checkRows({ machines, emitted, stack }: ClientToExamine, used: readonly
         ...about,
         severity: "note",
         what: "this machine's own Nix does not use the fleet; `npx fleet build` does",
-        fix: "to change that: `npx fleet client /etc/nix/nix-builder-fleet` as root, and its two settings in /etc/nix/nix.conf",
+        fix: "to change that: `npx fleet client /etc/nix/fleet` as root, and its two settings in /etc/nix/nix.conf",
       },
     ];
   }
