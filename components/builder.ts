@@ -1,11 +1,24 @@
 /** A builder: a machine, measured from the inside where that is possible, as clients are told of it. */
 import * as remote from "@pulumi/command/remote/command.js";
 import * as pulumi from "@pulumi/pulumi";
-import { measureCommand, parseMeasurement, type Measurement } from "../src/bootstrap/measure.ts";
+import { defaultsFor } from "../src/bootstrap/defaults.ts";
+import {
+  measureCommand,
+  measureScript,
+  parseMeasurement,
+  type Measurement,
+  type Peculiarities,
+} from "../src/bootstrap/measure.ts";
 import type { BuilderSpec } from "../src/fleetSpec.ts";
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
 import { toPublicHostKey } from "../src/ssh/hostKey.ts";
 import type { Machine } from "./machines/machine.ts";
+
+/** How an administrator gets to a builder. */
+export interface Administration {
+  readonly user: string;
+  readonly peculiarities: Peculiarities;
+}
 
 /** Arguments of a `Builder`. */
 export interface BuilderArgs {
@@ -19,12 +32,15 @@ export class Builder extends pulumi.ComponentResource {
   readonly buildMachine: pulumi.Output<BuildMachine>;
   /** What the machine says of itself; `undefined` where the fleet has no administrative connection. */
   readonly measurement: pulumi.Output<Measurement | undefined>;
+  /** How its administrator gets to it, without the key; `undefined` where the fleet has no administrative connection. */
+  readonly administration: pulumi.Output<Administration | undefined>;
   /** Values on whose change everything proven of the builder is proven again. */
   readonly triggers: readonly pulumi.Input<string>[];
 
   constructor(name: string, { spec, machine }: BuilderArgs, opts?: pulumi.ComponentResourceOptions) {
     super("nix-builder-fleet:index:Builder", name, {}, opts);
     this.triggers = [JSON.stringify(spec), machine.generation, machine.hostKey];
+    const features = [...spec.supportedFeatures, ...spec.mandatoryFeatures];
     this.measurement =
       machine.admin === undefined
         ? pulumi.output(undefined)
@@ -33,6 +49,11 @@ export class Builder extends pulumi.ComponentResource {
             {
               connection: machine.admin,
               create: measureCommand,
+              stdin: pulumi
+                .output(machine.sshUser)
+                .apply((sshUser) =>
+                  measureScript({ name, system: spec.system, features, sshUser }, machine.peculiarities),
+                ),
               triggers: [...this.triggers],
               addPreviousOutputInEnv: false,
               logging: "none",
@@ -40,9 +61,13 @@ export class Builder extends pulumi.ComponentResource {
             // pulumi.secret(connection) would make what is printed a secret too; it holds none.
             { parent: this, ...(machine.resource && { deletedWith: machine.resource }) },
           ).stdout.apply(parseMeasurement);
+    this.administration = pulumi
+      .output(machine.admin?.user)
+      .apply((user) => (user === undefined ? undefined : { user, peculiarities: machine.peculiarities ?? {} }));
     this.buildMachine = pulumi
       .all([machine.address, machine.port, machine.sshUser, machine.hostKey, this.measurement])
       .apply(([hostName, port, sshUser, hostKey, measurement]): BuildMachine => {
+        const defaults = measurement && defaultsFor(measurement, machine.peculiarities?.emulated);
         return {
           alias: spec.alias,
           hostName,
@@ -50,8 +75,8 @@ export class Builder extends pulumi.ComponentResource {
           protocol: spec.protocol,
           systems: [spec.system],
           sshUser,
-          maxJobs: spec.maxJobs ?? measurement?.cpus ?? 1,
-          speedFactor: spec.speedFactor,
+          maxJobs: spec.maxJobs ?? defaults?.maxJobs ?? 1,
+          speedFactor: spec.speedFactor ?? defaults?.speedFactor ?? 1,
           supportedFeatures: spec.supportedFeatures,
           mandatoryFeatures: spec.mandatoryFeatures,
           publicHostKey: toPublicHostKey(hostKey),

@@ -2,10 +2,11 @@
 import * as pulumi from "@pulumi/pulumi";
 import type { BuilderSpec, FleetSpec } from "../src/fleetSpec.ts";
 import { emulationOwner } from "../src/local/plan.ts";
+import type { Measurement } from "../src/bootstrap/measure.ts";
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
 import type { System } from "../src/nix/system.ts";
-import type { Verdict } from "../src/smoke/smokeTest.ts";
-import { Builder } from "./builder.ts";
+import type { Verdict } from "../src/smoke/verdict.ts";
+import { Builder, type Administration } from "./builder.ts";
 import { ClientDirectory } from "./clientDirectory.ts";
 import { ExistingMachine } from "./machines/existing.ts";
 import { LocalEmulation, LocalMachine } from "./machines/local.ts";
@@ -30,6 +31,10 @@ export class BuilderFleet extends pulumi.ComponentResource {
   readonly buildMachines: pulumi.Output<BuildMachine[]>;
   /** Builder name → verdict of its smoke test. */
   readonly verification: pulumi.Output<Record<string, Verdict>>;
+  /** Builder name → what was found on the machine; nothing for a machine that isn't the fleet's to administer. */
+  readonly measurement: pulumi.Output<Record<string, Measurement>>;
+  /** Builder name → how its administrator gets to it; nothing for a machine that isn't the fleet's to administer. */
+  readonly administration: pulumi.Output<Record<string, Administration>>;
   /** Key pair of the clients. */
   readonly clientIdentity: SshIdentity;
   /** Client name → OpenSSH private key, for clients whose key pair was made here. A secret. */
@@ -88,6 +93,14 @@ export class BuilderFleet extends pulumi.ComponentResource {
       builder: new Builder(builder.name, { spec: builder, machine: machineFor(builder) }, child),
     }));
     this.buildMachines = pulumi.all([...builders.map(({ builder }) => builder.buildMachine), ...spec.serviceBuilders]);
+    const byName = <T>(of: (builder: Builder) => pulumi.Output<T | undefined>): pulumi.Output<Record<string, T>> =>
+      pulumi
+        .all(builders.map(({ spec: { name }, builder }) => of(builder).apply((value) => ({ name, value }))))
+        .apply((all) =>
+          Object.fromEntries(all.flatMap(({ name, value }) => (value === undefined ? [] : [[name, value as T]]))),
+        );
+    this.measurement = byName(({ measurement }) => measurement);
+    this.administration = byName(({ administration }) => administration);
     const client = new ClientDirectory(
       "client-files",
       {
@@ -105,6 +118,7 @@ export class BuilderFleet extends pulumi.ComponentResource {
           spec: builderSpec,
           clientDirectory: client.directory,
           measurement: builder.measurement,
+          level: spec.smoke,
           timeout: spec.smokeTimeout,
           triggers: [...builder.triggers, this.clientIdentity.publicKey],
         },

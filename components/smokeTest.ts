@@ -3,8 +3,8 @@ import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
 import type { Measurement } from "../src/bootstrap/measure.ts";
 import type { BuilderSpec } from "../src/fleetSpec.ts";
-import { kernelArch } from "../src/nix/system.ts";
-import type { SmokeTest as Test, Verdict } from "../src/smoke/smokeTest.ts";
+import type { SmokeTest as Test } from "../src/smoke/smokeTest.ts";
+import type { SmokeLevel, Verdict } from "../src/smoke/verdict.ts";
 import { commandDefaults, scriptCommand } from "./checkout.ts";
 
 /** Arguments of a `SmokeTest`. */
@@ -13,6 +13,7 @@ export interface SmokeTestArgs {
   /** Folder with the emitted files. */
   readonly clientDirectory: pulumi.Input<string>;
   readonly measurement: pulumi.Input<Measurement | undefined>;
+  readonly level: SmokeLevel;
   /** Seconds until the builder must have answered and built. */
   readonly timeout: number;
   /** On a change of one of these it is tested again. */
@@ -25,14 +26,18 @@ export class SmokeTest extends pulumi.ComponentResource {
 
   constructor(name: string, args: SmokeTestArgs, opts?: pulumi.ComponentResourceOptions) {
     super("nix-builder-fleet:index:SmokeTest", name, {}, opts);
-    const { spec } = args;
+    const { spec, level } = args;
+    if (level === "off") {
+      this.verdict = pulumi.output({ verified: false, alias: spec.alias, level, seconds: 0, cases: [] });
+      this.registerOutputs({ verdict: this.verdict });
+      return;
+    }
     const test = pulumi.all([args.clientDirectory, args.measurement]).apply(([clientDirectory, measurement]): Test => {
       return {
         alias: spec.alias,
-        system: spec.system,
-        arch: kernelArch(spec.system),
-        mandatoryFeatures: spec.mandatoryFeatures,
         clientDirectory,
+        level,
+        ownMachine: spec.provider !== "existing",
         bootId: measurement?.bootId,
         timeout: args.timeout,
       };

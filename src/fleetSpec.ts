@@ -8,6 +8,7 @@ import { defaultDirectory } from "./nix/forms.ts";
 import { InvalidValue } from "./nix/invalidValue.ts";
 import { nixbuildNet } from "./nix/nixbuildNet.ts";
 import { profileNames, type Profile } from "./nix/profiles.ts";
+import { smokeLevels, type SmokeLevel } from "./smoke/verdict.ts";
 import { systems, type System } from "./nix/system.ts";
 
 /** Where machines come from: one file in `components/machines` for each. */
@@ -38,7 +39,7 @@ const everyBuilder = {
   name,
   system: z.enum(systems, `one of ${systems.join(", ")}`),
   maxJobs: atLeastOne.optional(),
-  speedFactor: atLeastOne.default(1),
+  speedFactor: atLeastOne.optional(),
   supportedFeatures: z.array(feature).default([]),
   mandatoryFeatures: z.array(feature).default([]),
   protocol: z.enum(["ssh-ng", "ssh"], "ssh-ng or ssh").default("ssh-ng"),
@@ -115,6 +116,7 @@ export const configurationSchema = z.strictObject({
   localSystems: localSystems.default([]),
   clients: z.array(client).default([]),
   services: z.array(service).default([]),
+  smoke: z.enum(smokeLevels, `one of ${smokeLevels.join(", ")}`).default("quick"),
   smokeTimeout: atLeastOne.default(120),
 });
 
@@ -128,9 +130,9 @@ interface BuilderSpecBase {
   /** What clients call it: `<fleet>-<name>`. */
   readonly alias: string;
   readonly system: System;
-  /** `undefined`: as many as the builder has CPUs. */
+  /** `undefined`: from its measured size, see `src/bootstrap/defaults.ts`; 1 where the fleet can't measure. */
   readonly maxJobs: number | undefined;
-  readonly speedFactor: number;
+  readonly speedFactor: number | undefined;
   readonly supportedFeatures: readonly string[];
   readonly mandatoryFeatures: readonly string[];
   readonly protocol: "ssh-ng" | "ssh";
@@ -189,6 +191,8 @@ export interface FleetSpec {
   readonly serviceBuilders: readonly BuildMachine[];
   /** Sessions that every builder's sshd allows on one connection; `undefined`: not known of all, so sshd's default of 10 holds. */
   readonly maxSessions: number | undefined;
+  /** How much the smoke test proves of each builder. */
+  readonly smoke: SmokeLevel;
   /** Seconds that a builder may take until it answers and has built the smoke test. */
   readonly smokeTimeout: number;
 }
@@ -224,6 +228,7 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
     ...checkServices(parsed.data.services),
     // Every builder that the fleet makes has `MaxSessions 100`.
     maxSessions: builders.some(({ provider }) => provider === "existing") ? undefined : 100,
+    smoke: parsed.data.smoke,
     smokeTimeout: parsed.data.smokeTimeout,
   };
 }
@@ -242,14 +247,24 @@ function expand(fleet: string, place: string, builder: Configuration["builders"]
   if (builder.provider === "existing") {
     const { user, sshKey, hostKey, ...rest } = builder;
     const key = hostKey.split(" ").slice(0, 2).join(" ");
-    return [{ ...rest, maxJobs: rest.maxJobs, alias: `${fleet}-${rest.name}`, user, sshKey, hostKey: key }];
+    return [
+      {
+        ...rest,
+        maxJobs: rest.maxJobs,
+        speedFactor: rest.speedFactor,
+        alias: `${fleet}-${rest.name}`,
+        user,
+        sshKey,
+        hostKey: key,
+      },
+    ];
   }
   const { count, ...rest } = builder;
   return Array.from({ length: count }, (_, index) => {
     const builderName = index === 0 ? rest.name : `${rest.name}-${index + 1}`;
     const alias = `${fleet}-${builderName}`;
     const address = index === 0 && rest.address !== undefined ? rest.address : loopbackAddress(`${place} ${alias}`);
-    return { ...rest, maxJobs: rest.maxJobs, name: builderName, alias, address };
+    return { ...rest, maxJobs: rest.maxJobs, speedFactor: rest.speedFactor, name: builderName, alias, address };
   });
 }
 

@@ -51,6 +51,10 @@ export const githubWorkflow = rendered("githubWorkflow");
 export const clientSettings = { ...options, clients: spec.clients };
 /** Builder name → what its smoke test found. */
 export const verification = fleet.verification;
+/** Builder name → what was measured on it. */
+export const measurement = fleet.measurement;
+/** Builder name → user and peculiarities for its administrator, who also needs `adminPrivateKey`. */
+export const administration = fleet.administration;
 /** What a host must accept to be a builder for this fleet's clients. */
 export const clientPublicKey = fleet.clientIdentity.publicKey;
 /** The key that opens the builders to clients. A secret. */

@@ -20,7 +20,7 @@ const refusal = (values: Record<string, unknown>): string => {
 describe("a fleet's configuration", () => {
   it("fills in defaults", () => {
     const { builders, clientDirectory, smokeTimeout } = parse(x86, own);
-    expect(builders[0]).toMatchObject({ alias: "dev-x86", port: 2222, speedFactor: 1, protocol: "ssh-ng" });
+    expect(builders[0]).toMatchObject({ alias: "dev-x86", port: 2222, speedFactor: undefined, protocol: "ssh-ng" });
     expect(builders[1]).toMatchObject({ alias: "dev-own", port: 22, user: "nix-builder", sshKey: undefined });
     expect({ clientDirectory, smokeTimeout }).toEqual({
       clientDirectory: "/etc/nix/fleet",

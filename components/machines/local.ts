@@ -5,7 +5,8 @@ import * as pulumi from "@pulumi/pulumi";
 import type { LocalBuilderSpec } from "../../src/fleetSpec.ts";
 import { machineDirectory, wantedGeneration } from "../../src/local/plan.ts";
 import { generationVariable, type LocalMachine as Description } from "../../src/local/spec.ts";
-import type { System } from "../../src/nix/system.ts";
+import type { Peculiarities } from "../../src/bootstrap/measure.ts";
+import { systemOfThisMachine, type System } from "../../src/nix/system.ts";
 import { commandDefaults, scriptCommand } from "../checkout.ts";
 import { SshIdentity } from "../sshIdentity.ts";
 import type { Machine, MachineKeys } from "./machine.ts";
@@ -56,6 +57,7 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
   readonly sshUser: pulumi.Output<string>;
   readonly hostKey: pulumi.Output<string>;
   readonly admin: NonNullable<Machine["admin"]>;
+  readonly peculiarities: Peculiarities;
   readonly resource: pulumi.Resource;
   readonly generation: pulumi.Output<string>;
 
@@ -102,6 +104,12 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
     this.sshUser = whenStarted(user);
     this.hostKey = identity.publicKey;
     this.generation = pulumi.output(generation);
+    this.peculiarities = {
+      emulated: spec.system !== systemOfThisMachine(),
+      nixConfDir: directory,
+      ownStore: `${directory}/root`,
+      sshdConfig: `${directory}/sshd_config`,
+    };
     this.resource = sshd;
     this.admin = {
       host: this.address,

@@ -1,6 +1,7 @@
 /** The one contract between providers and builders: what a machine is, whoever made it. */
 import type * as pulumi from "@pulumi/pulumi";
 import type { types } from "@pulumi/command";
+import type { Peculiarities } from "../../src/bootstrap/measure.ts";
 
 /** A machine that can become a builder. */
 export interface Machine {
@@ -14,6 +15,8 @@ export interface Machine {
   readonly hostKey: pulumi.Input<string>;
   /** How root is reached, with `hostKey` set; `undefined` on a machine that isn't the fleet's to administer. */
   readonly admin?: types.input.remote.ConnectionArgs;
+  /** What is unusual about its Nix, for whoever looks at it from the inside. Default: nothing. */
+  readonly peculiarities?: Peculiarities;
   /** What the machine lives in: when it is deleted, nothing on it needs deleting. `undefined`: nothing of the stack's. */
   readonly resource?: pulumi.Resource;
   /** Changes whenever it may have become another machine, or was started anew: what was proven before then is proven again. */

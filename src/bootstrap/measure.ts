@@ -1,6 +1,7 @@
-/** Looks at a machine from the inside: what a remote command runs there, and what it printed. */
+/** Looks at a machine from the inside: the script that runs there, what it refuses, and what it printed. */
+import { kernelArch, type System } from "../nix/system.ts";
 
-/** What was measured. */
+/** What was measured. Sizes in MiB. */
 export interface Measurement {
   /** `/proc/sys/kernel/random/boot_id`: names this machine since its last boot. */
   readonly bootId: string;
@@ -8,37 +9,175 @@ export interface Measurement {
   readonly arch: string;
   /** Processors that a build may use. */
   readonly cpus: number;
-  /** Memory, in MiB. */
   readonly memoryMiB: number;
+  /** Size of the file system with the Nix store, and what is free of it. */
+  readonly diskMiB: number;
+  readonly diskFreeMiB: number;
+  /** Whether there is a `/dev/kvm`. */
+  readonly kvm: boolean;
+  /** For instance `2.8.0`. */
+  readonly nixVersion: string;
+  /** Systems that its Nix builds for: `system` and `extra-platforms`. */
+  readonly nixSystems: readonly string[];
+  /** Its Nix's `system-features`. */
+  readonly nixFeatures: readonly string[];
+  /** Its Nix's `sandbox` setting: `true` or `relaxed`, as anything else is refused. */
+  readonly sandbox: string;
+  /** Its Nix's `cores`, `min-free` and `max-free`, as they stand there (free space in bytes). */
+  readonly cores: string;
+  readonly minFree: string;
+  readonly maxFree: string;
+  /** sshd's limit of connections under way, as `10:30:100`; empty where it doesn't tell this user. */
+  readonly maxStartups: string;
 }
 
-/** POSIX shell; prints one line of JSON. */
-export const measureCommand = [
-  `printf '{"bootId":"%s","arch":"%s","cpus":%s,"memoryMiB":%s}\\n'`,
-  `"$(cat /proc/sys/kernel/random/boot_id)" "$(uname -m)" "$(nproc)"`,
-  `"$(sed -n 's/^MemTotal: *\\([0-9]*\\) kB$/\\1/p' /proc/meminfo | { read -r kb; echo $((kb / 1024)); })"`,
-].join(" ");
+/** What the fleet says of a builder, and what has to be found. */
+export interface Declared {
+  /** Name within the fleet, for messages. */
+  readonly name: string;
+  readonly system: System;
+  /** Supported and mandatory features. */
+  readonly features: readonly string[];
+  /** User that clients log in as. */
+  readonly sshUser: string;
+}
+
+/** What is unusual about where and how a machine runs Nix. */
+export interface Peculiarities {
+  /** True where builds run through emulation, so that the kernel is of another architecture. Default: false. */
+  readonly emulated?: boolean;
+  /** Folder of its `nix.conf`. Default: the system's. */
+  readonly nixConfDir?: string;
+  /** Folder on the file system that the store is on, where clients write to that store without a daemon. Default: `/nix`, with one. */
+  readonly ownStore?: string;
+  /** sshd's configuration file. Default: the system's. */
+  readonly sshdConfig?: string;
+}
+
+/** Command whose standard input is `measureScript`: what a failing command prints of itself is then two words. */
+export const measureCommand = "sh -s";
 
 /**
- * Reads what `measureCommand` printed.
+ * POSIX shell. Prints `NAME = VALUE` lines; what contradicts the declaration is said on stderr in words, and fails it.
+ *
+ * Declared ≠ measured is decided on the machine itself, so that the measurement fails and is made again by the next deployment:
+ * the result of a successful one would be remembered.
+ */
+export function measureScript(declared: Declared, { emulated, nixConfDir, ownStore, sshdConfig }: Peculiarities = {}) {
+  const { name, system, features, sshUser } = declared;
+  const kvm = features.includes("kvm");
+  return `set -u
+PATH="$PATH:/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin:/usr/sbin:/sbin"
+${nixConfDir === undefined ? "" : `export NIX_CONF_DIR='${nixConfDir}' NIX_USER_CONF_FILES=''`}
+failed=0
+problem() { echo "builder '${name}': $1." >&2; failed=1; }
+has() { case " $1 " in *" $2 "*) return 0 ;; esac; return 1; }
+conf=$(nix show-config --extra-experimental-features nix-command 2>/dev/null </dev/null)
+value() { printf '%s\\n' "$conf" | sed -n "s/^$1 = //p"; }
+version=$(nix --version 2>/dev/null </dev/null | sed 's/.* //')
+if [ -z "$version" ]; then
+  problem "its administrator finds no Nix; install Nix there, or put it on the PATH of a non-interactive login"
+  exit 1
+fi
+arch=$(uname -m)
+systems="$(value system) $(value extra-platforms)"
+nixFeatures=$(value system-features)
+sandbox=$(value sandbox)
+has "$systems" ${system} ||
+  problem "its Nix builds for $systems, not for ${system}; correct \\\`system\\\`, or that machine's \\\`extra-platforms\\\`"
+${
+  emulated === true
+    ? ""
+    : `[ "$arch" = ${kernelArch(system)} ] ||
+  problem "it is a $arch machine, not the ${kernelArch(system)} one that ${system} needs; correct \\\`system\\\` or take another machine"`
+}
+for feature in ${features.join(" ")}; do
+  has "$nixFeatures" "$feature" ||
+    problem "its Nix doesn't have the feature $feature (it has: $nixFeatures); remove it from the builder's features, or add it to that machine's \\\`system-features\\\`"
+done
+if [ -e /dev/kvm ]; then kvm=true; else kvm=false; fi
+${kvm && emulated === true ? `problem "it can't have the feature kvm, because its builds are emulated; remove it from the builder's features"` : ""}
+${
+  kvm && emulated !== true
+    ? `$kvm || problem "it has no /dev/kvm, so builds that need kvm would fail or emulate; remove kvm from its features, or take a machine with virtualisation"`
+    : ""
+}
+case $sandbox in
+  true | relaxed) ;;
+  *) problem "it builds without a sandbox (\\\`sandbox = $sandbox\\\`), so what it builds may depend on that machine; set \\\`sandbox = true\\\` there" ;;
+esac
+${
+  ownStore === undefined
+    ? `trusted=$(value trusted-users)
+trust=false
+[ ${sshUser} = root ] && trust=true
+has "$trusted" ${sshUser} && trust=true
+has "$trusted" '*' && trust=true
+for group in $(id -Gn ${sshUser} 2>/dev/null); do has "$trusted" "@$group" && trust=true; done
+$trust || problem "its Nix does not trust the user ${sshUser}, so it would refuse what clients send; add ${sshUser} to \\\`trusted-users\\\` there"`
+    : ""
+}
+[ $failed = 0 ] || exit 1
+disk=$(df -Pk '${ownStore ?? "/nix"}' | { read -r _; read -r _ size _ free _; echo "$((size / 1024)) $((free / 1024))"; })
+memory=$(sed -n 's/^MemTotal: *\\([0-9]*\\) kB$/\\1/p' /proc/meminfo)
+cat <<END
+bootId = $(cat /proc/sys/kernel/random/boot_id)
+arch = $arch
+cpus = $(nproc)
+memoryMiB = $((memory / 1024))
+diskMiB = \${disk% *}
+diskFreeMiB = \${disk#* }
+kvm = $kvm
+nixVersion = $version
+nixSystems = $systems
+nixFeatures = $nixFeatures
+sandbox = $sandbox
+cores = $(value cores)
+minFree = $(value min-free)
+maxFree = $(value max-free)
+maxStartups = $(sshd -T${sshdConfig === undefined ? "" : ` -f '${sshdConfig}'`} 2>/dev/null </dev/null | sed -n 's/^maxstartups //p')
+END
+`;
+}
+
+/**
+ * Reads what the script printed.
  *
  * @throws Error when it isn't that.
  */
 export function parseMeasurement(stdout: string): Measurement {
-  const value: unknown = JSON.parse(stdout);
-  if (
-    typeof value === "object" &&
-    value !== null &&
-    "bootId" in value &&
-    typeof value.bootId === "string" &&
-    "arch" in value &&
-    typeof value.arch === "string" &&
-    "cpus" in value &&
-    typeof value.cpus === "number" &&
-    "memoryMiB" in value &&
-    typeof value.memoryMiB === "number"
-  ) {
-    return { bootId: value.bootId, arch: value.arch, cpus: value.cpus, memoryMiB: value.memoryMiB };
-  }
-  throw new Error(`the builder was measured with an unexpected result: ${stdout}`);
+  const values = new Map(
+    stdout.split("\n").flatMap((line) => {
+      const [, name, value] = /^(\w+) = ?(.*)$/.exec(line) ?? [];
+      return name === undefined || value === undefined ? [] : [[name, value.trim()] as const];
+    }),
+  );
+  const text = (name: keyof Measurement): string => {
+    const value = values.get(name);
+    if (value === undefined) throw new Error(`the builder was measured with an unexpected result: ${stdout}`);
+    return value;
+  };
+  const count = (name: keyof Measurement): number => {
+    const value = text(name);
+    if (!/^\d+$/.test(value)) throw new Error(`the builder was measured with ${name} = ${value}, not a number`);
+    return Number(value);
+  };
+  const list = (name: keyof Measurement): string[] => text(name).split(" ").filter(Boolean);
+  return {
+    bootId: text("bootId"),
+    arch: text("arch"),
+    cpus: count("cpus"),
+    memoryMiB: count("memoryMiB"),
+    diskMiB: count("diskMiB"),
+    diskFreeMiB: count("diskFreeMiB"),
+    kvm: text("kvm") === "true",
+    nixVersion: text("nixVersion"),
+    nixSystems: list("nixSystems"),
+    nixFeatures: list("nixFeatures"),
+    sandbox: text("sandbox"),
+    cores: text("cores"),
+    minFree: text("minFree"),
+    maxFree: text("maxFree"),
+    maxStartups: text("maxStartups"),
+  };
 }

@@ -1,8 +1,11 @@
 /** `npx fleet`: the commands for people, over the stack's outputs. */
 import { Command } from "commander";
 import { describeForms, writeClient, type ClientChoice } from "./client.ts";
+import { doctor } from "./doctor.ts";
+import { explain, type ExplainOptions } from "./explain.ts";
 import { runNix } from "./nix.ts";
 import { CliError, readFleet } from "./stack.ts";
+import { verify, type VerifyOptions } from "./verify.ts";
 import { liveStatus, renderStatus } from "./status.ts";
 import { clientKeyName } from "../nix/clientFiles.ts";
 import { InvalidValue, NotExpressible } from "../nix/invalidValue.ts";
@@ -55,6 +58,46 @@ With --form, print one form of the configuration, or write it to the folder.`,
       }
     },
   );
+
+program
+  .command("verify")
+  .description(
+    "Prove again what each builder does: by default all of it, every kind of build and every refusal. Exits with 1 if one fails.",
+  )
+  .argument("[builders...]", "names of the builders; default: all")
+  .option("--quick", "one build for each builder")
+  .option("--recorded", "show what the last deployment found, and build nothing")
+  .option("--json", "print JSON")
+  .option("--junit <file>", "write the results to a file for CI systems, too")
+  .action(async (names: string[], options: VerifyOptions) => {
+    process.exitCode = await verify(await readFleet(stack()), names, options);
+  });
+
+program
+  .command("doctor")
+  .description(
+    "Look for what is wrong with the builders and with this machine as their client (as root: as its Nix daemon sees it), and say how to mend it. Exits with 1 for warnings, 2 for errors.",
+  )
+  .argument("[builders...]", "names of the builders; default: all")
+  .option("--json", "print JSON")
+  .action(async (names: string[], options: { json?: true }) => {
+    process.exitCode = await doctor(await readFleet(stack()), names, options);
+  });
+
+program
+  .command("explain")
+  .description(
+    "Say where each derivation would be built: which builders accept it, which refuse and why, and which one Nix would pick. For instance: fleet explain '<nixpkgs>' -A hello",
+  )
+  .argument("<installable...>", "a .drv file, FLAKE#ATTRIBUTE, or what nix-build takes")
+  .option("--machine", "for this machine's own Nix instead of `fleet build`")
+  .option("--json", "print JSON")
+  .helpOption("--help", "show this help")
+  .allowUnknownOption()
+  .passThroughOptions()
+  .action(async (words: string[], options: ExplainOptions) => {
+    process.exitCode = await explain(await readFleet(stack()), words, options);
+  });
 
 for (const [name, nixProgram, example] of [
   ["build", "nix-build", "fleet build '<nixpkgs>' -A hello"],

@@ -25,7 +25,7 @@ export interface NixRun {
 export async function runNix({ stack, program, words, remoteStore }: NixRun): Promise<number> {
   const fleet = await readFleet(stack);
   const clientDirectory = writeOwnClient(fleet);
-  const store = machineStoreIsWritable() ? undefined : `${stackDirectory(stack)}/store`;
+  const store = clientStore(stack);
   const env = clientEnvironment({ clientDirectory, store });
   if (remoteStore !== undefined) {
     return runInRemoteStore({ program, words, env, uri: storeUri(findBuilder(fleet, remoteStore)), store });
@@ -34,6 +34,11 @@ export async function runNix({ stack, program, words, remoteStore }: NixRun): Pr
   if (result.code === "ENOENT") throw missing(program);
   if (store !== undefined && result.exitCode === 0) repointOutLinks(words, store);
   return result.exitCode ?? 1;
+}
+
+/** Folder of the store that results come to; `undefined`: the machine's. */
+export function clientStore(stack: string): string | undefined {
+  return machineStoreIsWritable() ? undefined : `${stackDirectory(stack)}/store`;
 }
 
 interface RemoteRun {

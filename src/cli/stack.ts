@@ -3,6 +3,8 @@ import { resolve } from "node:path";
 import { execa } from "execa";
 import * as z from "zod";
 import { writeClientDirectory } from "../client/directory.ts";
+import type { Measurement, Peculiarities } from "../bootstrap/measure.ts";
+import type { Verdict } from "../smoke/verdict.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { clientFiles, clientKeyName } from "../nix/clientFiles.ts";
 import { profileNames } from "../nix/profiles.ts";
@@ -47,13 +49,24 @@ const clientSettings = z.object({
   ),
 });
 
+/** What the CLI needs of a verdict at least. */
+const verdict = z.object({ alias: z.string(), verified: z.boolean(), seconds: z.number(), cases: z.array(z.object()) });
 const outputs = z.object({
   builders: z.array(buildMachine),
   clientSettings,
-  verification: z.record(z.string(), z.object({ alias: z.string(), verified: z.boolean(), seconds: z.number() })),
+  verification: z.record(
+    z.string(),
+    z.custom<Verdict>((value) => verdict.safeParse(value).success),
+  ),
+  measurement: z.record(z.string(), z.custom<Measurement>()),
+  administration: z.record(z.string(), z.object({ user: z.string(), peculiarities: z.custom<Peculiarities>() })),
 });
 
-const keys = z.object({ clientPrivateKey: z.string(), clientPrivateKeys: z.record(z.string(), z.string()) });
+const keys = z.object({
+  clientPrivateKey: z.string(),
+  clientPrivateKeys: z.record(z.string(), z.string()),
+  adminPrivateKey: z.string(),
+});
 
 /** What the stack's outputs say of the fleet that everybody may know. */
 export type Fleet = z.infer<typeof outputs> & {
@@ -67,6 +80,8 @@ export type UsableFleet = Fleet & {
   readonly clientPrivateKey: string;
   /** Client name → private key, for clients whose key pair the fleet made. */
   readonly clientPrivateKeys: Readonly<Record<string, string>>;
+  /** OpenSSH private key of the administrator. */
+  readonly adminPrivateKey: string;
 };
 
 /**
@@ -98,6 +113,21 @@ export async function readFleet(stack: string): Promise<UsableFleet> {
   const values: unknown = JSON.parse(result.stdout);
   const fleet = parseFleet(stack, values);
   return { ...fleet, ...keys.parse(values) };
+}
+
+/**
+ * The builders of these names with their recorded verdicts; without names, all.
+ *
+ * @throws CliError naming a builder that the fleet doesn't have.
+ */
+export function chooseBuilders(fleet: Fleet, names: readonly string[]): [name: string, verdict: Verdict][] {
+  const all = Object.entries(fleet.verification);
+  for (const name of names) {
+    if (fleet.verification[name] === undefined) {
+      throw new CliError(`there is no builder '${name}'; the fleet has ${all.map(([known]) => known).join(", ")}`);
+    }
+  }
+  return names.length === 0 ? all : all.filter(([name]) => names.includes(name));
 }
 
 /** Folder of the checkout for what belongs to a stack on this machine; `destroy` empties it. */

@@ -1,4 +1,5 @@
 /** The configuration files of one local builder, as text. */
+import { defaultsFor, type Size } from "../bootstrap/defaults.ts";
 import { systemOfThisMachine } from "../nix/system.ts";
 import type { LocalMachine } from "./spec.ts";
 
@@ -19,6 +20,8 @@ export interface LocalAccount {
   readonly usePam: boolean;
   /** Group of the Nix build users; empty: builds run as `user`, in the sandbox. */
   readonly buildUsersGroup: string;
+  /** What its builders share. */
+  readonly size: Size;
 }
 
 /** File name below the builder's folder → text and mode. */
@@ -89,12 +92,17 @@ LogLevel INFO
 
 function nixConf(machine: LocalMachine, tools: LocalTools, account: LocalAccount): string {
   const foreign = machine.system !== systemOfThisMachine();
+  const defaults = defaultsFor(account.size);
+  const maxJobs = machine.maxJobs ?? defaults.maxJobs;
   return [
     "sandbox = true",
     "sandbox-fallback = false",
     `sandbox-paths = /bin/sh=${tools.shell}`,
     `build-users-group = ${account.buildUsersGroup}`,
-    `max-jobs = ${machine.maxJobs ?? "auto"}`,
+    `max-jobs = ${maxJobs}`,
+    `cores = ${defaults.cores}`,
+    `min-free = ${defaults.minFreeMiB * 2 ** 20}`,
+    `max-free = ${defaults.maxFreeMiB * 2 ** 20}`,
     `system = ${foreign ? (systemOfThisMachine() ?? machine.system) : machine.system}`,
     `extra-platforms = ${foreign ? machine.system : ""}`,
     // Without a way out, Nix would retry its cache for 5 s at every connection; what it can't fetch the client sends.

@@ -9,10 +9,11 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statfsSync,
   writeFileSync,
 } from "node:fs";
 import { connect, createServer } from "node:net";
-import { userInfo } from "node:os";
+import { availableParallelism, totalmem, userInfo } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
 import { localMachineFiles, type LocalAccount } from "./files.ts";
@@ -35,7 +36,7 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   for (const folder of ["root", "state", "log"]) mkdirSync(`${directory}/${folder}`, { recursive: true });
   const before = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
-  for (const [name, { text, mode }] of Object.entries(localMachineFiles(machine, tools, thisAccount()))) {
+  for (const [name, { text, mode }] of Object.entries(localMachineFiles(machine, tools, thisAccount(directory)))) {
     writeFileSync(`${directory}/${name}`, text, { mode });
     chmodSync(`${directory}/${name}`, mode);
   }
@@ -140,12 +141,19 @@ function accepts(address: string, port: number): Promise<boolean> {
   });
 }
 
-function thisAccount(): LocalAccount {
+function thisAccount(directory: string): LocalAccount {
+  const { bsize, blocks, bavail } = statfsSync(directory);
   const root = process.getuid?.() === 0;
   return {
     user: userInfo().username,
     usePam: root && /^root:!/m.test(read("/etc/shadow")),
     buildUsersGroup: root && /^nixbld:[^:]*:[^:]*:./m.test(read("/etc/group")) ? "nixbld" : "",
+    size: {
+      cpus: availableParallelism(),
+      memoryMiB: Math.floor(totalmem() / 2 ** 20),
+      diskMiB: Math.floor((blocks * bsize) / 2 ** 20),
+      diskFreeMiB: Math.floor((bavail * bsize) / 2 ** 20),
+    },
   };
 }
 

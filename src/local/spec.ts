@@ -11,7 +11,7 @@ export interface LocalMachine {
   readonly system: System;
   /** Owner of the emulation of `system`, registered again after a reboot; `undefined`: not the fleet's task. */
   readonly emulatedFor?: string;
-  /** Derivations at once for one connection; `undefined`: as many as there are CPUs. */
+  /** Derivations at once for one connection; `undefined`: from the machine's size. */
   readonly maxJobs?: number;
   readonly features: readonly string[];
   /** OpenSSH private key, PEM. */

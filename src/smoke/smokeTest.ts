@@ -1,142 +1,194 @@
-/** Proves that one builder builds: a derivation that did not exist before, through the emitted files, on that builder alone. */
-import { randomBytes } from "node:crypto";
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
+/** Proves that one builder builds: derivations that did not exist before, through the emitted files, on that builder alone. */
+import { readFileSync } from "node:fs";
+import { connect } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
-import { execa } from "execa";
-import { clientEnvironment } from "../client/environment.ts";
-import { removeTree } from "../local/folders.ts";
-import { parseBuiltBy, smokeExpression } from "./derivation.ts";
-import { explainFailure } from "./failure.ts";
+import { parseClientFiles } from "../nix/clientFiles.ts";
+import type { BuildMachine } from "../nix/buildMachine.ts";
+import { kernelArch, systems } from "../nix/system.ts";
+import { isNotValidOn, SmokeBuilds, type Built } from "./builds.ts";
+import { parseBuiltBy, smokeExpression, type BuiltBy } from "./derivation.ts";
+import type { Failure } from "./failure.ts";
+import { runMatrix } from "./matrix.ts";
+import { tryRefusals } from "./refusals.ts";
+import { renderCases } from "./report.ts";
+import type { CaseResult, SmokeLevel, Verdict } from "./verdict.ts";
 
 /** What is to be proven. */
 export interface SmokeTest {
-  /** The builder's alias: picks its row in the emitted `machines`. */
+  /** The builder's alias: picks it in the emitted files. */
   readonly alias: string;
-  /** Nix system to build for. */
-  readonly system: string;
-  /** `uname -m` that the build must report. */
-  readonly arch: string;
-  /** Features without which the builder takes no derivation. */
-  readonly mandatoryFeatures: readonly string[];
   /** Folder with the emitted files. */
   readonly clientDirectory: string;
+  readonly level: Exclude<SmokeLevel, "off">;
   /** Boot id measured on the machine itself; `undefined` where nobody could look. */
   readonly bootId: string | undefined;
-  /** Seconds until it must have built. */
+  /** Whether the fleet set the machine up: then what it should refuse and doesn't fails the test; otherwise it is a warning. */
+  readonly ownMachine: boolean;
+  /** Seconds until it must have built for the first time; later builds get as long each. */
   readonly timeout: number;
 }
 
-/** That a builder is verified, and by what. A builder that isn't throws instead. */
-export interface Verdict {
-  readonly verified: true;
-  /** The builder's alias. */
-  readonly alias: string;
-  /** Wall time of the build that succeeded, connection included. */
-  readonly seconds: number;
-  readonly system: string;
-  /** What was built: valid on that builder. */
-  readonly storePath: string;
-  readonly bootId: string;
-  readonly arch: string;
-}
+/** The builder is not verified; the message says why and what to do. */
+export class SmokeTestFailure extends Error {
+  override readonly name = "SmokeTestFailure";
+  /** What was found all the same. */
+  readonly verdict: Verdict;
 
-/**
- * Builds and checks. Tries again until the timeout where the builder may still be starting.
- *
- * @throws Error with the reason in words and what to do.
- */
-export async function runSmokeTest(test: SmokeTest): Promise<Verdict> {
-  const row = machinesRow(test);
-  const store = mkdtempSync(`${dirname(test.clientDirectory)}/smoke-`);
-  try {
-    const deadline = Date.now() + test.timeout * 1000;
-    for (let pause = 250; ; pause = Math.min(pause * 2, 5000)) {
-      const outcome = await attempt(test, row, store, deadline);
-      if ("verified" in outcome) return outcome;
-      if (!outcome.mayPass || Date.now() + pause > deadline) {
-        throw new Error(`builder ${test.alias} is not verified: ${outcome.reason}.`);
-      }
-      await delay(pause);
-    }
-  } finally {
-    removeTree(store);
+  constructor(reason: string, verdict: Verdict) {
+    super(`builder ${verdict.alias} is not verified${reason}`);
+    this.verdict = verdict;
   }
 }
 
-/** The builder's own row of the emitted file: with it alone, nobody else can have built. */
-function machinesRow({ alias, clientDirectory }: SmokeTest): string {
-  const rows = readFileSync(`${clientDirectory}/machines`, "utf8").split("\n");
-  const row = rows.find((text) => new RegExp(`^ssh(-ng)?://([^@ ]+@)?${alias}[ ?]`).test(text));
-  if (row === undefined) throw new Error(`${clientDirectory}/machines has no row for ${alias}`);
-  return row;
+/**
+ * Builds and checks. Tries the first build again until the timeout where the builder may still be starting.
+ *
+ * @throws SmokeTestFailure with the reason in words and what to do.
+ */
+export async function runSmokeTest(test: SmokeTest): Promise<Verdict> {
+  const machines = readClientDirectory(test.clientDirectory);
+  const machine = machines.find(({ alias }) => alias === test.alias);
+  if (machine === undefined) throw new Error(`${test.clientDirectory}/machines has no row for ${test.alias}`);
+  const builds = new SmokeBuilds(machine, test.clientDirectory, test.timeout);
+  try {
+    const verdict = await firstBuild(test, machine, builds);
+    if (test.level === "quick") return verdict;
+    const others = machines.filter(({ alias }) => alias !== test.alias);
+    const { cases, mebibytesPerSecond } = await runMatrix(machine, builds);
+    const all = [
+      ...verdict.cases,
+      await isNotValidOn(others, verdict.storePath ?? "", builds),
+      ...cases,
+      ...(await tryRefusals(machine, test)),
+    ];
+    const whole = { ...verdict, cases: all, ...(mebibytesPerSecond !== undefined && { mebibytesPerSecond }) };
+    const failed = all.filter(({ outcome }) => outcome === "failed");
+    if (failed.length > 0)
+      throw new SmokeTestFailure(
+        `:
+${renderCases(failed)}`,
+        { ...whole, verified: false },
+      );
+    return whole;
+  } finally {
+    builds.remove();
+  }
+}
+
+/** The builders of a client directory, as its files speak of them. */
+export function readClientDirectory(directory: string): BuildMachine[] {
+  const read = (name: string): string => readFileSync(`${directory}/${name}`, "utf8");
+  return parseClientFiles(
+    { machines: read("machines"), ssh_config: read("ssh_config"), known_hosts: read("known_hosts") },
+    { directory },
+  );
+}
+
+async function firstBuild(test: SmokeTest, machine: BuildMachine, builds: SmokeBuilds): Promise<Verdict> {
+  const deadline = Date.now() + test.timeout * 1000;
+  for (let pause = 250; ; pause = Math.min(pause * 2, 5000)) {
+    const outcome = await attempt(test, machine, builds, Math.max(1000, deadline - Date.now()));
+    if ("verified" in outcome) return outcome;
+    if (!outcome.mayPass || Date.now() + pause > deadline) {
+      const { alias, level } = test;
+      const name = `builds ${machine.systems[0] ?? ""} over ${machine.protocol}`;
+      const cases: CaseResult[] = [{ name, outcome: "failed", seconds: 0, detail: outcome.reason }];
+      throw new SmokeTestFailure(`: ${outcome.reason}.`, { verified: false, alias, level, seconds: 0, cases });
+    }
+    await delay(pause);
+  }
 }
 
 async function attempt(
   test: SmokeTest,
-  row: string,
-  store: string,
-  deadline: number,
-): Promise<Verdict | { readonly reason: string; readonly mayPass: boolean }> {
-  const nonce = randomBytes(8).toString("hex");
-  const expression = `${store}/smoke.nix`;
-  writeFileSync(expression, smokeExpression(nonce, test.system, test.mandatoryFeatures));
-  const options = {
-    all: true,
-    reject: false,
-    stdin: "ignore",
-    env: clientEnvironment({ clientDirectory: test.clientDirectory, store }),
-    timeout: Math.max(1000, deadline - Date.now()),
-  } as const;
-  const started = performance.now();
-  const build = await execa(
-    "nix-build",
-    // The nonce alone makes it new; without substituters no time is spent on asking caches for it.
-    [
-      expression,
-      "--no-out-link",
-      "--builders",
-      row,
-      "--option",
-      "substituters",
-      "",
-      "--option",
-      "builders-use-substitutes",
-      "false",
-    ],
-    options,
-  );
-  const seconds = Math.round((performance.now() - started) / 10) / 100;
-  if (build.failed) {
-    return build.timedOut
-      ? { reason: `it did not finish within ${test.timeout} s (\`smokeTimeout\`)`, mayPass: false }
-      : explainFailure(build.all.trim() === "" ? (build.message ?? "") : build.all);
-  }
-  const storePath = build.stdout.trim();
-  const builtBy = parseBuiltBy(readFileSync(`${store}${storePath}`, "utf8"));
-  const wrong = contradiction(test, builtBy, nonce);
+  machine: BuildMachine,
+  builds: SmokeBuilds,
+  milliseconds: number,
+): Promise<Verdict | Failure> {
+  const system = machine.systems[0] ?? "";
+  const started = Date.now();
+  const built = await builds.run(smokeExpression, { system, milliseconds });
+  if ("reason" in built) return built;
+  const builtBy = parseBuiltBy(built.output);
+  const wrong = contradiction(test, machine, system, builtBy, built);
   if (wrong !== undefined) return { reason: wrong, mayPass: false };
-  const uri = row.split(" ")[0] ?? "";
-  const valid = await execa("nix-store", ["--store", uri, "--check-validity", storePath], options);
-  if (valid.failed) return { reason: `it does not have ${storePath}, so something else built it`, mayPass: false };
+  const valid = await builds.isValid(machine, built.storePath);
+  if (!valid) return { reason: `it does not have ${built.storePath}, so something else built it`, mayPass: false };
   return {
     verified: true,
-    alias: test.alias,
-    seconds,
-    system: test.system,
-    storePath,
+    alias: machine.alias,
+    level: test.level,
+    seconds: built.seconds,
+    system,
+    storePath: built.storePath,
     bootId: builtBy.bootId,
     arch: builtBy.arch,
+    sandboxed: builtBy.sandboxed,
+    kvm: builtBy.kvm,
+    clockOffset: clockOffset(builtBy.clock, started / 1000, Date.now() / 1000),
+    roundTrip: await roundTrip(machine),
+    cases: [caseOfFirstBuild(machine, system, built)],
   };
 }
 
-function contradiction(test: SmokeTest, builtBy: ReturnType<typeof parseBuiltBy>, nonce: string): string | undefined {
-  if (builtBy.nonce !== nonce) return `its output carries the nonce ${builtBy.nonce}, not ${nonce}`;
-  if (builtBy.arch !== test.arch) {
-    return `what it built says ${builtBy.arch}, not ${test.arch}: it is not a builder for ${test.system}; check \`system\``;
+function caseOfFirstBuild(machine: BuildMachine, system: string, { seconds }: Built): CaseResult {
+  return { name: `builds ${system} over ${machine.protocol}`, outcome: "passed", seconds };
+}
+
+/** What the build's own words say against the builder, in words; `undefined`: nothing. */
+export function contradiction(
+  test: Pick<SmokeTest, "bootId">,
+  machine: BuildMachine,
+  system: string,
+  builtBy: BuiltBy,
+  built: Pick<Built, "nonce">,
+): string | undefined {
+  const known = systems.find((candidate) => candidate === system);
+  const features = [...machine.supportedFeatures, ...machine.mandatoryFeatures];
+  if (builtBy.nonce !== built.nonce) return `its output carries the nonce ${builtBy.nonce}, not ${built.nonce}`;
+  if (known !== undefined && builtBy.arch !== kernelArch(known)) {
+    return `what it built says ${builtBy.arch}, not ${kernelArch(known)}: it is not a builder for ${system}; check \`system\``;
   }
   if (test.bootId !== undefined && builtBy.bootId !== test.bootId) {
     return `another machine built it (boot id ${builtBy.bootId}, the builder's is ${test.bootId})`;
   }
+  if (!builtBy.sandboxed) {
+    return "it builds without a sandbox, so what it builds may depend on that machine; set `sandbox = true` in its nix.conf";
+  }
+  if (features.includes("kvm") && !builtBy.kvm) {
+    return (
+      "its builds can't open /dev/kvm although it has the feature kvm; remove kvm from its features, or give it a " +
+      "/dev/kvm that the build users may write to, and kvm among its Nix's `system-features`"
+    );
+  }
   return undefined;
+}
+
+/** Seconds by which a clock that said `clock` at some time from `start` to `end` is off for certain. */
+export function clockOffset(clock: number, start: number, end: number): number {
+  // It is the sum of two whole numbers, the boot time and the seconds since.
+  const resolution = 2;
+  if (clock > end + resolution) return Math.round(clock - end);
+  if (clock < start - resolution) return Math.round(clock - start);
+  return 0;
+}
+
+/** Shortest of three TCP connects to the builder's sshd, in ms: the network's round trip. */
+export async function roundTrip({ hostName, port }: BuildMachine): Promise<number> {
+  const times: number[] = [];
+  for (let index = 0; index < 3; index++) {
+    const started = performance.now();
+    await new Promise<void>((resolve) => {
+      const socket = connect({ host: hostName, port, timeout: 5000 }, () => {
+        times.push(performance.now() - started);
+        socket.destroy();
+      });
+      socket.once("timeout", () => socket.destroy());
+      socket.once("error", () => socket.destroy());
+      socket.once("close", () => {
+        resolve();
+      });
+    });
+  }
+  return Math.round(Math.min(...times, 5000) * 10) / 10;
 }

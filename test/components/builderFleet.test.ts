@@ -3,7 +3,22 @@ import { beforeAll, describe, expect, it } from "vitest";
 import type { BuilderFleet } from "../../components/builderFleet.ts";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
 
-const measured = `{"bootId":"boot","arch":"x86_64","cpus":7,"memoryMiB":1}`;
+const measured = `bootId = boot
+arch = x86_64
+cpus = 7
+memoryMiB = 65536
+diskMiB = 1000
+diskFreeMiB = 900
+kvm = false
+nixVersion = 2.8.0
+nixSystems = x86_64-linux
+nixFeatures = big-parallel
+sandbox = true
+cores = 0
+minFree = 0
+maxFree = 0
+maxStartups =
+`;
 const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPIQCZc54poJ8vqawd8TraNryQeJnvH1eLpIDgbiqymM";
 
 interface Registered {
@@ -67,8 +82,8 @@ describe("the fleet's wiring", () => {
 
   it("tells clients of each builder what was configured, and what was measured where nothing was", () => {
     expect(result.builders).toMatchObject([
-      { alias: "dev-x86", maxJobs: 3, systems: ["x86_64-linux"] },
-      { alias: "dev-arm", maxJobs: 7, systems: ["aarch64-linux"] },
+      { alias: "dev-x86", maxJobs: 3, speedFactor: 7, systems: ["x86_64-linux"] },
+      { alias: "dev-arm", maxJobs: 7, speedFactor: 1, systems: ["aarch64-linux"] },
       { alias: "dev-own", maxJobs: 1, hostName: "::1", port: 22, sshKey: "/keys/own" },
     ]);
   });

@@ -1,84 +1,46 @@
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { generateKeyPairSync } from "node:crypto";
-import sshpk from "sshpk";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { writeClientDirectory } from "../../src/client/directory.ts";
-import { removeMachine, startMachine } from "../../src/local/machine.ts";
-import { runningSshd } from "../../src/local/processes.ts";
-import { clientFiles } from "../../src/nix/clientFiles.ts";
-import { systemOfThisMachine, kernelArch } from "../../src/nix/system.ts";
-import { toPublicHostKey } from "../../src/ssh/hostKey.ts";
+/** The smoke test against real builders: sound ones, and ones with a hole or a lie each. */
+import { readFileSync, writeFileSync } from "node:fs";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { kernelArch } from "../../src/nix/system.ts";
 import { parseBuiltBy, smokeExpression } from "../../src/smoke/derivation.ts";
-import { runSmokeTest, type SmokeTest } from "../../src/smoke/smokeTest.ts";
-import { userInfo } from "node:os";
+import { clockOffset, contradiction, runSmokeTest, type SmokeTest } from "../../src/smoke/smokeTest.ts";
+import { tryRefusals } from "../../src/smoke/refusals.ts";
+import { LocalFleet, system } from "../support/localFleet.ts";
 
-const system = systemOfThisMachine() ?? "x86_64-linux";
+let fleet: LocalFleet;
+let test: SmokeTest;
 
-function keyPair(): { privateKey: string; publicKey: string } {
-  const { privateKey } = generateKeyPairSync("ed25519");
-  const key = sshpk.parsePrivateKey(privateKey.export({ type: "pkcs8", format: "pem" }), "pem");
-  return {
-    privateKey: key.toString("ssh"),
-    publicKey: key.toPublic().toString("ssh").split(" ").slice(0, 2).join(" "),
+beforeAll(async () => {
+  fleet = await LocalFleet.start({ alias: "t-a" }, { alias: "t-b" });
+  test = {
+    alias: "t-a",
+    clientDirectory: fleet.clientDirectory,
+    level: "quick",
+    bootId: readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim(),
+    ownMachine: true,
+    timeout: 30,
   };
+});
+afterAll(() => fleet.stop());
+
+/** Changes a file of builder t-a until the test is over. */
+function change(name: string, edit: (text: string) => string): void {
+  const path = `${fleet.builder("t-a").local.directory}/${name}`;
+  const before = readFileSync(path, "utf8");
+  writeFileSync(path, edit(before));
+  onTestFinished(() => {
+    writeFileSync(path, before);
+  });
 }
 
-describe("the smoke test on a real builder", () => {
-  const directory = `${mkdtempSync(`${tmpdir()}/fleet-smoke-test-`)}/.fleet/stacks/t`;
-  const machine = `${directory}/machines/a`;
-  const host = keyPair();
-  const client = keyPair();
-  const test: SmokeTest = {
-    alias: "t-a",
-    system,
-    arch: kernelArch(system),
-    mandatoryFeatures: [],
-    clientDirectory: `${directory}/client`,
-    bootId: undefined,
-    timeout: 20,
-  };
-
-  beforeAll(async () => {
-    const address = { address: "127.12.34.56", port: 2298 };
-    await startMachine(
-      {
-        ...address,
-        directory: machine,
-        system,
-        features: ["big-parallel"],
-        hostPrivateKey: host.privateKey,
-        clientPublicKeys: [client.publicKey],
-        adminPublicKey: keyPair().publicKey,
-      },
-      "1",
-    );
-    const builder = {
-      alias: "t-a",
-      hostName: address.address,
-      port: address.port,
-      protocol: "ssh-ng",
-      systems: [system],
-      sshUser: userInfo().username,
-      maxJobs: 1,
-      speedFactor: 1,
-      supportedFeatures: ["big-parallel"],
-      mandatoryFeatures: [],
-      publicHostKey: toPublicHostKey(host.publicKey),
-    } as const;
-    const files = clientFiles([builder], { directory: `${directory}/client` });
-    writeClientDirectory(`${directory}/client`, { ...files, id_ed25519: client.privateKey });
-  });
-  afterAll(async () => {
-    await removeMachine(machine);
-    expect(runningSshd(machine)).toBeUndefined();
-    rmSync(directory.replace(/\/\.fleet\/.*/, ""), { recursive: true, force: true });
-  });
-
-  it("verifies a builder that builds", async () => {
+describe("a quick test", () => {
+  it("verifies a builder that builds, and says what it is like", async () => {
     const verdict = await runSmokeTest(test);
-    expect(verdict).toMatchObject({ verified: true, alias: "t-a", system, arch: kernelArch(system) });
+    expect(verdict).toMatchObject({ verified: true, alias: "t-a", level: "quick", system, arch: kernelArch(system) });
+    expect(verdict).toMatchObject({ sandboxed: true, clockOffset: 0 });
     expect(verdict.storePath).toMatch(/^\/nix\/store\/\w{32}-fleet-smoke-[0-9a-f]{16}$/);
+    expect(verdict.roundTrip).toBeLessThan(1000);
+    expect(verdict.cases.map(({ outcome }) => outcome)).toEqual(["passed"]);
   });
 
   it("builds something else each time", async () => {
@@ -90,53 +52,120 @@ describe("the smoke test on a real builder", () => {
     await expect(runSmokeTest({ ...test, bootId: "another" })).rejects.toThrow("another machine built it");
   });
 
-  it("does not verify what runs on another architecture than it says", async () => {
-    await expect(runSmokeTest({ ...test, arch: "riscv64" })).rejects.toThrow("check `system`");
+  it("does not verify a builder without a sandbox", () => {
+    // A local builder's Nix can't do without one: its store isn't where builds see it.
+    const { machine } = fleet.builder("t-a");
+    const builtBy = { nonce: "n", bootId: "b", arch: kernelArch(system), sandboxed: true, clock: 0, kvm: false };
+    const judge = (sandboxed: boolean) =>
+      contradiction({ bootId: "b" }, machine, system, { ...builtBy, sandboxed }, { nonce: "n" });
+    expect(judge(true)).toBeUndefined();
+    expect(judge(false)).toContain("without a sandbox");
+    expect(parseBuiltBy(`n b ${kernelArch(system)} /tmp/nix-build-x 4711 0 -`).sandboxed).toBe(false);
   });
 
-  it("does not verify a builder that lacks a feature it should have", async () => {
-    await expect(runSmokeTest({ ...test, mandatoryFeatures: ["kvm"] })).rejects.toThrow(
-      "check `system` and `supportedFeatures`",
-    );
+  it("does not verify a kvm that builds can't open", async () => {
+    const { machine } = fleet.builder("t-a");
+    fleet.writeClient([{ ...machine, supportedFeatures: ["kvm"] }]);
+    onTestFinished(() => {
+      fleet.writeClient();
+    });
+    // Its Nix doesn't have the feature, so it shows no /dev/kvm to builds.
+    await expect(runSmokeTest(test)).rejects.toThrow("can't open /dev/kvm");
+  });
+
+  it("does not verify a builder for another system than it says", async () => {
+    const { machine } = fleet.builder("t-a");
+    fleet.writeClient([{ ...machine, systems: ["riscv64-linux"] }]);
+    onTestFinished(() => {
+      fleet.writeClient();
+    });
+    await expect(runSmokeTest(test)).rejects.toThrow("check `system` and `supportedFeatures`");
   });
 
   it("says so when the emitted files don't hold the builder", async () => {
-    await expect(runSmokeTest({ ...test, alias: "t-b" })).rejects.toThrow("has no row for t-b");
+    await expect(runSmokeTest({ ...test, alias: "t-c" })).rejects.toThrow("has no row for t-c");
   });
 
   it("gives up at its time limit when nothing answers, with the reason", async () => {
-    const elsewhere = `${directory}/elsewhere`;
-    mkdirSync(elsewhere, { recursive: true });
-    writeClientDirectory(`${elsewhere}/client`, {
-      ...clientFiles(
-        [
-          {
-            alias: "t-a",
-            hostName: "127.12.34.57",
-            port: 2298,
-            protocol: "ssh-ng",
-            systems: [system],
-            sshUser: "nobody",
-            maxJobs: 1,
-            speedFactor: 1,
-            supportedFeatures: [],
-            mandatoryFeatures: [],
-            publicHostKey: toPublicHostKey(host.publicKey),
-          },
-        ],
-        { directory: `${elsewhere}/client` },
-      ),
-      id_ed25519: client.privateKey,
-    });
+    const { machine } = fleet.builder("t-a");
+    const clientDirectory = `${fleet.directory}/elsewhere`;
+    fleet.writeClient([{ ...machine, port: 2300 }], undefined, clientDirectory);
     const started = Date.now();
-    await expect(runSmokeTest({ ...test, clientDirectory: `${elsewhere}/client`, timeout: 2 })).rejects.toThrow(
-      "nothing listens on its SSH port",
-    );
+    await expect(runSmokeTest({ ...test, clientDirectory, timeout: 2 })).rejects.toThrow("nothing listens");
     expect(Date.now() - started).toBeLessThan(10_000);
   });
+});
 
-  it("refuses an output that its derivation didn't write", () => {
-    expect(() => parseBuiltBy("nonsense")).toThrow("is not what its derivation writes");
-    expect(smokeExpression("abc", system, ["kvm"])).toContain('requiredSystemFeatures = [ "kvm" ]');
+describe("the full matrix", () => {
+  it("passes on a sound builder: every kind of build, and every refusal", { timeout: 120_000 }, async () => {
+    const { cases, mebibytesPerSecond } = await runSmokeTest({ ...test, level: "full" });
+    expect(cases.filter(({ outcome }) => outcome !== "passed" && outcome !== "skipped")).toEqual([]);
+    expect(mebibytesPerSecond).toBeGreaterThan(1);
+    const names = cases.map(({ name }) => name);
+    for (const name of [
+      "what it built is on no other builder",
+      `ssh-ng, ${system}, feature big-parallel`,
+      `ssh, ${system}`,
+      "inputs: a file of the client and another build",
+      "large output: 64 MiB",
+      "two at once",
+      "failing build: its log comes back",
+      "fixed output",
+      "refuses a shell",
+      "refuses passwords",
+      "is refused with another host key",
+    ]) {
+      expect(names).toContain(name);
+    }
   });
+
+  it("names every hole of a builder that lets the client's key do more", { timeout: 120_000 }, async () => {
+    change("authorized_keys", (text) => text.replaceAll(/^restrict\S* /gm, ""));
+    change("sshd_config", (text) =>
+      text
+        .replace("DisableForwarding yes", "DisableForwarding no")
+        .replace("PasswordAuthentication no", "PasswordAuthentication yes")
+        .replace("AuthenticationMethods publickey", ""),
+    );
+    process.kill(fleet.sshd("t-a"), "SIGHUP");
+    onTestFinished(async () => {
+      await fleet.kill("t-a");
+      await fleet.restart("t-a");
+    });
+    const { machine } = fleet.builder("t-a");
+    const outcomes = async (ownMachine: boolean, outcome: string) => {
+      const cases = await tryRefusals(machine, { ...test, ownMachine, patience: 4 });
+      return cases.filter((one) => one.outcome === outcome).map(({ name }) => name);
+    };
+    const holes = [
+      "refuses a shell",
+      "refuses the command id",
+      "refuses the command nix-daemon --stdio; id",
+      "refuses the command nix-daemon --stdio --version",
+      "refuses the command nix-store --version",
+      "refuses a terminal",
+      "refuses forwarding to its networks",
+      "refuses forwarding from its networks",
+      "refuses passwords",
+    ];
+    const failed = await outcomes(true, "failed");
+    expect(holes.filter((hole) => !failed.includes(hole))).toEqual([]);
+    expect(failed).not.toContain("refuses another key");
+    // The same on a machine that the fleet didn't set up is its owner's business.
+    expect(await outcomes(false, "warned")).toEqual(failed);
+  });
+});
+
+it.each([
+  ["right", 105, 0],
+  ["right within what can be known", 98, 0],
+  ["an hour ahead", 3710, 3600],
+  ["an hour behind", -3500, -3600],
+])("a clock that is %s", (_, clock, offset) => {
+  expect(clockOffset(clock, 100, 110)).toBe(offset);
+});
+
+it("refuses an output that its derivation didn't write", () => {
+  expect(() => parseBuiltBy("nonsense")).toThrow("is not what its derivation writes");
+  expect(smokeExpression({ nonce: "abc", system, features: ["kvm"] })).toContain('requiredSystemFeatures = [ "kvm" ]');
 });

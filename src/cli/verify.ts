@@ -1,0 +1,49 @@
+/** `npx fleet verify`: the smoke test of the last deployment, recorded or made again. */
+import { writeFileSync } from "node:fs";
+import { renderJUnit, renderVerdicts } from "../smoke/report.ts";
+import { runSmokeTest, SmokeTestFailure } from "../smoke/smokeTest.ts";
+import type { Verdict } from "../smoke/verdict.ts";
+import { chooseBuilders, writeOwnClient, type UsableFleet } from "./stack.ts";
+
+/** What a person says on the command line. */
+export interface VerifyOptions {
+  readonly quick?: true;
+  readonly recorded?: true;
+  readonly json?: true;
+  readonly junit?: string;
+}
+
+/** Seconds for each build: a fleet that was deployed has no starting up before it. */
+const patience = 60;
+
+/**
+ * Tests the builders of these names, or all, and prints what was found.
+ *
+ * @returns The exit code.
+ * @throws CliError for a name that the fleet doesn't have.
+ */
+export async function verify(fleet: UsableFleet, names: readonly string[], options: VerifyOptions): Promise<number> {
+  const chosen = chooseBuilders(fleet, names);
+  const clientDirectory = options.recorded === true ? "" : writeOwnClient(fleet);
+  const verdicts: Record<string, Verdict> = {};
+  // One after the other, so that throughput and times are each builder's own.
+  for (const [name, recorded] of chosen) {
+    verdicts[name] =
+      options.recorded === true
+        ? recorded
+        : await runSmokeTest({
+            alias: recorded.alias,
+            clientDirectory,
+            level: options.quick === true ? "quick" : "full",
+            bootId: undefined,
+            ownMachine: fleet.measurement[name] !== undefined,
+            timeout: patience,
+          }).catch((error: unknown) => {
+            if (error instanceof SmokeTestFailure) return error.verdict;
+            throw error;
+          });
+  }
+  console.log(options.json === true ? JSON.stringify(verdicts, null, 2) : renderVerdicts(verdicts));
+  if (options.junit !== undefined) writeFileSync(options.junit, renderJUnit(verdicts));
+  return Object.values(verdicts).every(({ verified }) => verified) ? 0 : 1;
+}

@@ -1,0 +1,133 @@
+/** Builds for one smoke test: each new, on one builder only, into a store of the test's own. */
+import { randomBytes } from "node:crypto";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { execa } from "execa";
+import { clientEnvironment } from "../client/environment.ts";
+import { removeTree } from "../local/folders.ts";
+import type { BuildMachine, Protocol } from "../nix/buildMachine.ts";
+import { storeUri } from "../nix/machinesFile.ts";
+import type { SmokeDerivation } from "./derivation.ts";
+import { explainFailure, type Failure } from "./failure.ts";
+import type { CaseResult } from "./verdict.ts";
+
+/** How one derivation is built. */
+export interface BuildOptions {
+  /** Nix system; one of the builder's. */
+  readonly system: string;
+  /** Default: the builder's. */
+  readonly protocol?: Protocol;
+  /** Features to require beside the builder's mandatory ones. */
+  readonly features?: readonly string[];
+  /** Default: the test's. */
+  readonly milliseconds?: number;
+}
+
+/** A build that succeeded. */
+export interface Built {
+  readonly nonce: string;
+  /** Wall time, connection included. */
+  readonly seconds: number;
+  /** Of the first derivation, with the text in it (its last 4 KiB). */
+  readonly storePath: string;
+  readonly output: string;
+  /** The texts of all derivations. */
+  readonly outputs: readonly string[];
+}
+
+/** A build that failed. */
+export interface NotBuilt extends Failure {
+  readonly nonce: string;
+  readonly seconds: number;
+  /** Everything that Nix and ssh printed. */
+  readonly log: string;
+}
+
+/** The builds of one smoke test. */
+export class SmokeBuilds {
+  readonly #machine: BuildMachine;
+  readonly #clientDirectory: string;
+  readonly #timeout: number;
+  readonly #store: string;
+
+  /** @param timeout Seconds for each build. */
+  constructor(machine: BuildMachine, clientDirectory: string, timeout: number) {
+    this.#machine = machine;
+    this.#clientDirectory = clientDirectory;
+    this.#timeout = timeout;
+    this.#store = mkdtempSync(`${dirname(clientDirectory)}/smoke-`);
+  }
+
+  /** Builds what `expression` makes of a new nonce. */
+  async run(expression: (derivation: SmokeDerivation) => string, options: BuildOptions): Promise<Built | NotBuilt> {
+    const { system, features = [], protocol = this.#machine.protocol } = options;
+    const nonce = randomBytes(8).toString("hex");
+    const file = `${this.#store}/smoke-${nonce}.nix`;
+    writeFileSync(file, expression({ nonce, system, features: [...this.#machine.mandatoryFeatures, ...features] }));
+    const started = performance.now();
+    const build = await execa(
+      "nix-build",
+      // The nonce alone makes it new; without substituters no time is spent on asking caches for it.
+      [
+        ...[file, "--no-out-link", "--builders", this.#row(protocol)],
+        ...["--option", "substituters", "", "--option", "builders-use-substitutes", "false"],
+      ],
+      { ...this.#options(), timeout: options.milliseconds ?? this.#timeout * 1000 },
+    );
+    const seconds = Math.round((performance.now() - started) / 10) / 100;
+    if (build.failed) {
+      const failure = build.timedOut
+        ? { reason: `it did not finish within ${this.#timeout} s (\`smokeTimeout\`)`, mayPass: false }
+        : explainFailure(build.all.trim() === "" ? (build.message ?? "") : build.all);
+      return { ...failure, nonce, seconds, log: build.all };
+    }
+    const storePaths = build.stdout.trim().split("\n");
+    const outputs = storePaths.map((path) => readFileSync(`${this.#store}${path}`).subarray(-4096).toString());
+    return { nonce, seconds, storePath: storePaths[0] ?? "", output: outputs[0] ?? "", outputs };
+  }
+
+  /** Whether a store path is valid on a builder of the fleet; also false where it doesn't answer. */
+  async isValid(machine: BuildMachine, storePath: string): Promise<boolean> {
+    const check = ["--store", storeUri(machine), "--check-validity", storePath];
+    const result = await execa("nix-store", check, { ...this.#options(), timeout: this.#timeout * 1000 });
+    return !result.failed;
+  }
+
+  /** Removes the store. */
+  remove(): void {
+    removeTree(this.#store);
+  }
+
+  /** The builder's own row of the emitted file: with it alone, nobody else can have built. */
+  #row(protocol: Protocol): string {
+    const rows = readFileSync(`${this.#clientDirectory}/machines`, "utf8").split("\n");
+    const row = rows.find((text) => text.startsWith(`${storeUri(this.#machine)} `)) ?? "";
+    return row.replace(/^[a-z-]+:/, `${protocol}:`);
+  }
+
+  #options() {
+    return {
+      all: true,
+      reject: false,
+      stdin: "ignore",
+      env: clientEnvironment({ clientDirectory: this.#clientDirectory, store: this.#store }),
+    } as const;
+  }
+}
+
+/** Case: what one builder built is on no other builder, so no other can have built it. */
+export async function isNotValidOn(
+  others: readonly BuildMachine[],
+  storePath: string,
+  builds: SmokeBuilds,
+): Promise<CaseResult> {
+  const name = "what it built is on no other builder";
+  const started = performance.now();
+  const valid = await Promise.all(others.map((other) => builds.isValid(other, storePath)));
+  const holders = others.filter((_, index) => valid[index]).map(({ alias }) => alias);
+  const seconds = Math.round((performance.now() - started) / 10) / 100;
+  if (others.length === 0) return { name, outcome: "skipped", seconds: 0, detail: "there is no other builder" };
+  return holders.length === 0
+    ? { name, outcome: "passed", seconds }
+    : { name, outcome: "failed", seconds, detail: `${storePath} is on ${holders.join(", ")} too` };
+}
