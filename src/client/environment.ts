@@ -22,6 +22,7 @@ export function clientEnvironment({ clientDirectory, store }: ClientLocation): R
       "extra-experimental-features = nix-command flakes",
       // Nobody builds in a store of one's own; Nix would warn of a missing group all the same.
       ...(store === undefined ? [] : ["build-users-group ="]),
+      "",
     ].join("\n"),
     NIX_SSHOPTS: `-F ${clientDirectory}/ssh_config`,
     // Not the machine's daemon: it would read its own configuration and root's ssh_config.

@@ -24,6 +24,8 @@ const fleet: UsableFleet = {
     },
   ],
   verification: {},
+  measurement: {},
+  administration: {},
   clientSettings: {
     directory: "/etc/nix/fleet",
     localSystems: [],
@@ -34,6 +36,7 @@ const fleet: UsableFleet = {
     ],
   },
   clientPrivateKey: "SHARED\n",
+  adminPrivateKey: "ADMIN\n",
   clientPrivateKeys: { ci: "CI\n" },
 };
 

@@ -107,7 +107,7 @@ describe("the builder that is picked", () => {
       { numRuns: 60 },
     );
     // A property that nothing is ever picked for would hold without our rules.
-    expect(picked).toBeGreaterThan(20);
+    expect(picked).toBeGreaterThan(5);
   });
 
   it("is the one on which real builds then are", { timeout: 120_000 }, async () => {
