@@ -9,6 +9,10 @@ import { MissingTool } from "./local/tools.ts";
 import { clientKeyName } from "./nix/clientFiles.ts";
 import { forms, type FormName, type FormOptions } from "./nix/forms.ts";
 
+// The SDK takes a stack trace for every resource and has each frame looked up in source maps: a third of the program's time.
+// Node's type stripping keeps lines and columns, so V8's own traces are right without.
+Reflect.deleteProperty(Error, "prepareStackTrace");
+
 // A killed engine leaves the program behind, and the SDK (3.270) reports its failure to report to the engine for ever, at full
 // load. Status 14 is gRPC's UNAVAILABLE: nobody is left to report to.
 process.on("unhandledRejection", (reason) => {

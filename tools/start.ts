@@ -1,8 +1,6 @@
 /** `npm start`: set up what is missing, deploy the stack, and say what to try next. */
 import { relative } from "node:path";
 import { parseArgs } from "node:util";
-import { CliError, parseFleet, stackDirectory } from "../src/cli/stack.ts";
-import { recordedStatus, renderStatus } from "../src/cli/status.ts";
 import { deploy } from "./deployment.ts";
 import { fail, LaunchError } from "./launch.mjs";
 import { defaultStack, ensureStack, pulumiEnvironment, unlock } from "./pulumi.ts";
@@ -20,7 +18,7 @@ try {
   if (values.help === true) console.log(usage);
   else process.exitCode = await start(values.stack ?? process.env["PULUMI_STACK"] ?? defaultStack);
 } catch (error) {
-  if (error instanceof CliError) fail(new LaunchError(error.message));
+  if (error instanceof Error && error.name === "CliError") fail(new LaunchError(error.message));
   else if (error instanceof TypeError && "code" in error) fail(new LaunchError(`${error.message}\n\n${usage}`));
   else fail(error);
 }
@@ -30,7 +28,12 @@ async function start(stack: string): Promise<number> {
   unlock(env);
   ensureStack(env);
   console.log(`Deploying stack ${stack}`);
-  const { exitCode, outputs } = await deploy(env, console.log);
+  // What shows the result is loaded while the deployment runs.
+  const [{ exitCode, outputs }, { parseFleet, stackDirectory }, { recordedStatus, renderStatus }] = await Promise.all([
+    deploy(env, console.log),
+    import("../src/cli/stack.ts"),
+    import("../src/cli/status.ts"),
+  ]);
   if (exitCode !== 0) {
     console.error("\nThe fleet is not up; the reason stands above. Once it is mended, `npm start` goes on from here.");
     return exitCode;
