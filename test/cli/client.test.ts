@@ -26,6 +26,7 @@ const fleet: UsableFleet = {
   verification: {},
   measurement: {},
   administration: {},
+  adminPrivateKey: "ADMIN\n",
   clientSettings: {
     directory: "/etc/nix/fleet",
     localSystems: [],
