@@ -26,7 +26,6 @@ const fleet: UsableFleet = {
   verification: {},
   measurement: {},
   administration: {},
-  adminPrivateKey: "ADMIN\n",
   clientSettings: {
     directory: "/etc/nix/fleet",
     localSystems: [],
