@@ -9,7 +9,7 @@ export default defineConfig({
         test: {
           name: "parts",
           include: ["test/**/*.test.ts"],
-          exclude: ["test/engine/**"],
+          exclude: ["test/engine/**", "test/faults/**"],
           testTimeout: 20_000,
           sequence: { groupOrder: 0 },
         },
@@ -19,7 +19,7 @@ export default defineConfig({
         test: {
           // Each runs the real CLI and whole builders: one after the other, after all that is quick.
           name: "engine",
-          include: ["test/engine/**/*.test.ts"],
+          include: ["test/engine/**/*.test.ts", "test/faults/**/*.test.ts"],
           fileParallelism: false,
           testTimeout: 5 * 60_000,
           hookTimeout: 5 * 60_000,

@@ -1,9 +1,10 @@
 /** Runs `nix-build` or `nix` through the fleet and nothing else. */
-import { accessSync, constants, existsSync, lstatSync, readlinkSync, rmSync, symlinkSync } from "node:fs";
+import { accessSync, constants, existsSync, lstatSync, readFileSync, readlinkSync, rmSync, symlinkSync } from "node:fs";
 import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
+import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
-import { recordedStatus } from "./status.ts";
+import { askForAnswer, recordedStatus } from "./status.ts";
 import { CliError, readFleet, stackDirectory, writeOwnClient, type UsableFleet } from "./stack.ts";
 
 /** How a Nix program is to run. */
@@ -30,10 +31,47 @@ export async function runNix({ stack, program, words, remoteStore }: NixRun): Pr
   if (remoteStore !== undefined) {
     return runInRemoteStore({ program, words, env, uri: storeUri(findBuilder(fleet, remoteStore)), store });
   }
-  const result = await execa(program, words, { env, stdio: "inherit", reject: false });
-  if (result.code === "ENOENT") throw missing(program);
-  if (store !== undefined && result.exitCode === 0) repointOutLinks(words, store);
-  return result.exitCode ?? 1;
+  const exitCode = await runAroundLostBuilders({ program, words, env, clientDirectory, machines: fleet.builders });
+  if (store !== undefined && exitCode === 0) repointOutLinks(words, store);
+  return exitCode;
+}
+
+/** A run that may lose builders on its way. */
+export interface RunAround {
+  readonly program: "nix-build" | "nix";
+  readonly words: readonly string[];
+  readonly env: Record<string, string>;
+  /** Folder with the emitted files. */
+  readonly clientDirectory: string;
+  readonly machines: readonly BuildMachine[];
+}
+
+/**
+ * Runs it, and when it fails while builders have stopped answering, says so and runs it again on the others.
+ *
+ * Nix itself fails a derivation whose builder goes away in mid-build; what was built before that stays built.
+ *
+ * @returns The exit code of the last run.
+ * @throws CliError when Nix isn't there.
+ */
+export async function runAroundLostBuilders(run: RunAround): Promise<number> {
+  const { program, words, clientDirectory } = run;
+  let { env, machines } = run;
+  for (;;) {
+    const result = await execa(program, words, { env, stdio: "inherit", reject: false });
+    if (result.code === "ENOENT") throw missing(program);
+    if (result.exitCode === 0 || result.exitCode === undefined) return result.exitCode ?? 1;
+    const answers = await Promise.all(machines.map((machine) => askForAnswer(machine, env)));
+    const lost = machines.filter((_, index) => answers[index]?.answers === false).map(({ alias }) => alias);
+    machines = machines.filter(({ alias }) => !lost.includes(alias));
+    if (lost.length === 0 || machines.length === 0) return result.exitCode;
+    console.error(
+      `fleet: lost ${lost.join(", ")}, which no longer answers; going on with ${machines.map(({ alias }) => alias).join(", ")}`,
+    );
+    const rows = readFileSync(`${clientDirectory}/machines`, "utf8").split("\n");
+    const left = rows.filter((row) => machines.some((machine) => row.startsWith(`${storeUri(machine)} `)));
+    env = { ...env, NIX_CONFIG: `${env["NIX_CONFIG"] ?? ""}\nbuilders = ${left.join(" ; ")}\n` };
+  }
 }
 
 /** Folder of the store that results come to; `undefined`: the machine's. */

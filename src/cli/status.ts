@@ -2,6 +2,7 @@
 import Table from "cli-table3";
 import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
+import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { explainFailure } from "../smoke/failure.ts";
 import { stackDirectory, writeOwnClient, type Fleet, type UsableFleet } from "./stack.ts";
@@ -44,30 +45,36 @@ export function recordedStatus(fleet: Fleet): BuilderStatus[] {
 /** As `recordedStatus`, and each builder's store is asked for an answer. */
 export async function liveStatus(fleet: UsableFleet): Promise<BuilderStatus[]> {
   const clientDirectory = writeOwnClient(fleet);
-  const common = clientEnvironment({ clientDirectory, store: `${stackDirectory(fleet.stack)}/store` });
-  // A connection that an earlier build left open would hide that no new one can be made.
-  const env = { ...common, NIX_SSHOPTS: `${common["NIX_SSHOPTS"] ?? ""} -o ControlPath=none` };
+  const env = clientEnvironment({ clientDirectory, store: `${stackDirectory(fleet.stack)}/store` });
   return Promise.all(
     recordedStatus(fleet).map(async (status, index): Promise<BuilderStatus> => {
       const builder = fleet.builders[index];
-      if (builder === undefined) return status;
-      const started = performance.now();
-      const ping = await execa("nix", ["store", "ping", "--store", storeUri(builder)], {
-        all: true,
-        env,
-        reject: false,
-        stdin: "ignore",
-        timeout: patience * 1000,
-      });
-      if (!ping.failed) {
-        return { ...status, answers: true, answeredInSeconds: Math.round((performance.now() - started) / 10) / 100 };
-      }
-      const reason = ping.timedOut
-        ? `no answer within ${patience} s`
-        : explainFailure(ping.all.trim() === "" ? (ping.message ?? "") : ping.all).reason;
-      return { ...status, answers: false, reason };
+      return builder === undefined ? status : { ...status, ...(await askForAnswer(builder, env)) };
     }),
   );
+}
+
+/** Asks a builder's store for an answer, on a connection of its own. */
+export async function askForAnswer(
+  builder: BuildMachine,
+  env: Readonly<Record<string, string>>,
+): Promise<Pick<BuilderStatus, "answers" | "answeredInSeconds" | "reason">> {
+  const started = performance.now();
+  const ping = await execa("nix", ["store", "ping", "--store", storeUri(builder)], {
+    all: true,
+    // A connection that an earlier build left open would hide that no new one can be made.
+    env: { ...env, NIX_SSHOPTS: `${env["NIX_SSHOPTS"] ?? ""} -o ControlPath=none` },
+    reject: false,
+    stdin: "ignore",
+    timeout: patience * 1000,
+  });
+  if (!ping.failed) {
+    return { answers: true, answeredInSeconds: Math.round((performance.now() - started) / 10) / 100 };
+  }
+  const reason = ping.timedOut
+    ? `no answer within ${patience} s`
+    : explainFailure(ping.all.trim() === "" ? (ping.message ?? "") : ping.all).reason;
+  return { answers: false, reason };
 }
 
 /** The rows as a table for people. */

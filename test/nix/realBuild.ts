@@ -24,7 +24,8 @@ export async function build({ machine }: LocalBuilder, directory: string, option
     builder = "/bin/sh"; args = [ "-c" "echo > $out" ];
   }`;
   const uri = `ssh-ng://${machine.sshUser}@${machine.alias}`;
-  const store = options.store === "remote store" ? ["--eval-store", `local?root=${directory}/store`, "--store", uri] : [];
+  const store =
+    options.store === "remote store" ? ["--eval-store", `local?root=${directory}/store`, "--store", uri] : [];
   const args = ["build", "--impure", "--no-link", "-v", "--expr", expression, ...store, ...(options.args ?? [])];
   const { stderr } = await promisify(execFile)("nix", args, {
     encoding: "utf8",

@@ -120,7 +120,7 @@ describe("the builder that is picked", () => {
     const store = `${fleet.directory}/store`;
     const own = clientEnvironment({ clientDirectory: fleet.clientDirectory, store });
     // What can be fetched isn't built, but there is no cache to ask here.
-    const env = { ...own, NIX_CONFIG: `${own["NIX_CONFIG"] ?? ""}substituters =\n` };
+    const env = { ...own, NIX_CONFIG: `${own["NIX_CONFIG"] ?? ""}\nsubstituters =\n` };
     for (const [name, required, place] of [
       ["plain", [], "t-fast"],
       ["slow", ["kvm-like"], "t-slow"],
