@@ -104,6 +104,7 @@ export class BuilderFleet extends pulumi.ComponentResource {
       spec: builder,
       builder: new Builder(builder.name, { spec: builder, machine: machineFor(builder) }, child),
     }));
+    hcloud?.project.deleteOrphans();
     this.buildMachines = pulumi.all([...builders.map(({ builder }) => builder.buildMachine), ...spec.serviceBuilders]);
     const client = new ClientDirectory(
       "client-files",

@@ -25,14 +25,12 @@ export class ClientDirectory extends pulumi.ComponentResource {
     super("nix-builder-fleet:index:ClientDirectory", name, {}, opts);
     const { directory, maxSessions } = args;
     const write = scriptCommand("client/main.ts", "write", directory);
-    const files = pulumi
-      .all([args.machines, args.privateKey])
-      .apply(([machines, privateKey]) =>
-        JSON.stringify({
-          ...clientFiles(machines, { directory, ...(maxSessions !== undefined && { maxSessions }) }),
-          [clientKeyName]: privateKey,
-        }),
-      );
+    const files = pulumi.all([args.machines, args.privateKey]).apply(([machines, privateKey]) =>
+      JSON.stringify({
+        ...clientFiles(machines, { directory, ...(maxSessions !== undefined && { maxSessions }) }),
+        [clientKeyName]: privateKey,
+      }),
+    );
     const written = new command.Command(
       name,
       {

@@ -20,8 +20,8 @@ import {
 import { cloudConfig } from "../../src/bootstrap/cloudConfig.ts";
 import type { FleetSpec, HcloudBuilderSpec } from "../../src/fleetSpec.ts";
 import { accessVariables } from "../../src/hcloud/access.ts";
-import { HcloudApi, type HcloudAccess } from "../../src/hcloud/api.ts";
-import { clearOrphans, labels, type Kind } from "../../src/hcloud/inventory.ts";
+import type { HcloudAccess } from "../../src/hcloud/api.ts";
+import { labels, type Kind } from "../../src/hcloud/inventory.ts";
 import type { Placement } from "../../src/hcloud/placement.ts";
 import type { Candidate } from "../../src/hcloud/schema.ts";
 import type { Provisioning } from "../../src/provision/provision.ts";
@@ -47,8 +47,8 @@ export class HcloudProject extends pulumi.ComponentResource {
   readonly placementGroup: PlacementGroup | undefined;
   /** For scripts that talk to the API. */
   readonly environment: pulumi.Output<Record<string, string>>;
-  /** Removes what a killed deployment left of the same thing, right before it is made. */
-  readonly hooks: (kind: Kind) => pulumi.ResourceHookBinding;
+  readonly #held = new Map<string, command.Command>();
+  readonly #ids = new Map<Kind, pulumi.Output<string>[]>();
 
   constructor(name: string, args: HcloudProjectArgs, opts?: pulumi.ComponentResourceOptions) {
     super("nix-builder-fleet:index:HcloudProject", name, {}, opts);
@@ -57,13 +57,6 @@ export class HcloudProject extends pulumi.ComponentResource {
     const access = pulumi.output(args.access);
     this.environment = access.apply(({ token, endpoint }): Record<string, string> => {
       return { [accessVariables.token]: token, ...(endpoint && { [accessVariables.endpoint]: endpoint }) };
-    });
-    this.hooks = (kind) => ({
-      beforeCreate: [
-        async ({ newInputs }) => {
-          await clearOrphans(new HcloudApi(await value(access)), kind, newInputs);
-        },
-      ],
     });
     const newStack = scriptCommand("hcloud/main.ts", "new-stack");
     // Everything carries its label and so depends on it: it goes last, and finds only what the state never knew of.
@@ -85,48 +78,113 @@ export class HcloudProject extends pulumi.ComponentResource {
       [labels.stack]: id,
       [labels.expires]: spec.expires ?? "never",
     }));
-    const named = stack.apply((id) => `nix-builder-fleet-${id.slice(0, 8)}`);
-    const common = { name: named, labels: this.labels };
-    this.sshKey = new SshKey(
-      `${name}-admin`,
-      {
-        ...common,
-        // Names are unique: a new key is there before the old one goes.
-        name: pulumi.interpolate`${named}-${pulumi.output(args.adminPublicKey).apply(nameOfKey)}`,
-        publicKey: args.adminPublicKey,
-      },
-      { ...child, hooks: this.hooks("ssh_keys") },
-    );
+    const own = { labels: this.labels };
+    for (const builder of spec.builders) {
+      if (builder.provider !== "hcloud" || builder.candidates.length === 1) continue;
+      this.#held.set(builder.name, this.#hold(builder, spec.hcloud.baseImage));
+    }
+    this.sshKey = this.owns("ssh_keys", new SshKey(`${name}-admin`, { ...own, publicKey: args.adminPublicKey }, child));
     const sourceIps = spec.access?.allowedCidrs ?? [];
-    this.firewall = new Firewall(
-      `${name}-firewall`,
-      {
-        ...common,
-        rules: [
-          { direction: "in", protocol: "tcp", port: "22", sourceIps },
-          { direction: "in", protocol: "icmp", sourceIps },
-        ],
-      },
-      { ...child, hooks: this.hooks("firewalls") },
-    );
+    const rules = [
+      { direction: "in", protocol: "tcp", port: "22", sourceIps },
+      { direction: "in", protocol: "icmp", sourceIps },
+    ];
+    this.firewall = this.owns("firewalls", new Firewall(`${name}-firewall`, { ...own, rules }, child));
     const { network, spread } = spec.hcloud;
     if (network !== undefined) {
-      const { ipRange } = network;
-      const own = new Network(`${name}-network`, { ...common, ipRange }, { ...child, hooks: this.hooks("networks") });
+      const { ipRange, zone } = network;
+      const whole = this.owns("networks", new Network(`${name}-network`, { ...own, ipRange }, child));
       this.subnet = new NetworkSubnet(
         `${name}-subnet`,
-        { networkId: own.id.apply(Number), type: "cloud", networkZone: network.zone, ipRange },
+        { networkId: whole.id.apply(Number), type: "cloud", networkZone: zone, ipRange },
         child,
       );
     }
     if (spread) {
-      this.placementGroup = new PlacementGroup(
-        `${name}-spread`,
-        { ...common, type: "spread" },
-        { ...child, hooks: this.hooks("placement_groups") },
+      this.placementGroup = this.owns(
+        "placement_groups",
+        new PlacementGroup(`${name}-spread`, { ...own, type: "spread" }, child),
       );
     }
     this.registerOutputs({});
+  }
+
+  /** Notes that something is the fleet's: what carries its label and was never noted is left of a killed deployment. */
+  owns<T extends pulumi.CustomResource>(kind: Kind, resource: T): T {
+    this.#ids.set(kind, [...(this.#ids.get(kind) ?? []), resource.id]);
+    return resource;
+  }
+
+  /** Labels of one builder's server. */
+  labelsOf({ name }: HcloudBuilderSpec): pulumi.Output<Record<string, string>> {
+    return this.labels.apply((common): Record<string, string> => ({ ...common, [labels.builder]: name }));
+  }
+
+  /**
+   * Where a builder's server goes. With one candidate that is known in previews; with several, places are held first, for all
+   * builders, and only then given up one by one for the builders' own servers: two builders never count on one place.
+   */
+  placeOf(spec: HcloudBuilderSpec): {
+    readonly serverType: pulumi.Input<string>;
+    readonly location: pulumi.Input<string>;
+  } {
+    const [only, ...others] = spec.candidates;
+    if (only !== undefined && others.length === 0) return only;
+    const held = this.#held.get(spec.name);
+    if (held === undefined) throw new Error(`no place is held for ${spec.name}`);
+    const release = scriptCommand("hcloud/main.ts", "release");
+    const released = new command.Command(
+      `${spec.name}-place`,
+      {
+        ...commandDefaults,
+        create: release,
+        update: release,
+        stdin: this.labelsOf(spec).apply((own) => JSON.stringify(own)),
+        environment: this.environment,
+        triggers: [held.stdout],
+        logging: "stderr",
+      },
+      { parent: this, dependsOn: [...this.#held.values()] },
+    );
+    const place = pulumi.all([held.stdout, released.id]).apply(([stdout]) => JSON.parse(stdout) as Candidate);
+    return { serverType: place.serverType, location: place.location };
+  }
+
+  #hold(spec: HcloudBuilderSpec, image: string): command.Command {
+    const hold = scriptCommand("hcloud/main.ts", "place");
+    const wanted = this.labelsOf(spec).apply((own): Placement => {
+      return { alias: spec.alias, candidates: spec.candidates, labels: own, image };
+    });
+    return new command.Command(
+      `${spec.name}-placement`,
+      {
+        ...commandDefaults,
+        create: hold,
+        update: hold,
+        stdin: wanted.apply((value) => JSON.stringify(value)),
+        environment: this.environment,
+        logging: "stderr",
+      },
+      { parent: this },
+    );
+  }
+
+  /** To be called when all is noted: deletes what a killed deployment made without writing it down. */
+  deleteOrphans(): void {
+    const keep = pulumi.all(Object.fromEntries([...this.#ids].map(([kind, ids]) => [kind, pulumi.all(ids)])));
+    const tidy = scriptCommand("hcloud/main.ts", "delete-orphans");
+    new command.Command(
+      "hcloud-orphans",
+      {
+        ...commandDefaults,
+        create: tidy,
+        update: tidy,
+        stdin: pulumi.all([keep, this.labels]).apply(([ids, own]) => JSON.stringify({ keep: ids, labels: own })),
+        environment: this.environment,
+        logging: "stderr",
+      },
+      { parent: this },
+    );
   }
 }
 
@@ -154,28 +212,23 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
     const { spec, fleet, project } = args;
     const child = { parent: this };
     const identity = new SshIdentity(`${name}-host-key`, child);
-    const ownLabels = project.labels.apply((common): Record<string, string> => ({
-      ...common,
-      [labels.builder]: spec.name,
-    }));
-    const wantedPlace = this.#place(name, args, ownLabels);
+    const wantedPlace = project.placeOf(spec);
     const parameters = builderParameters(spec, fleet);
     const { subnet, placementGroup } = project;
     const server = new Server(
       name,
       {
-        name: spec.alias,
         serverType: wantedPlace.serverType,
         location: wantedPlace.location,
         image: imageOf(spec, fleet, this),
         userData: pulumi.secret(
           pulumi
-            .all([identity.privateKey, identity.publicKey, args.clientPublicKey, args.adminPublicKey])
-            .apply(([hostPrivateKey, hostPublicKey, clientPublicKey, adminPublicKey]) =>
+            .all([identity.privateKey, identity.publicKey, args.clientPublicKeys, args.adminPublicKey])
+            .apply(([hostPrivateKey, hostPublicKey, clientPublicKeys, adminPublicKey]) =>
               cloudConfig({
                 hostPrivateKey,
                 hostPublicKey,
-                clientPublicKey,
+                clientPublicKeys,
                 adminPublicKey,
                 parameters,
                 builderNix,
@@ -188,7 +241,7 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
         ),
         sshKeys: [project.sshKey.id],
         firewallIds: [project.firewall.id.apply(Number)],
-        labels: ownLabels,
+        labels: project.labelsOf(spec),
         publicNets: [{ ipv4Enabled: spec.ipv4, ipv6Enabled: spec.ipv6 }],
         ...(subnet && { networks: [{ networkId: subnet.networkId }] }),
         ...(placementGroup && { placementGroupId: placementGroup.id.apply(Number) }),
@@ -197,20 +250,18 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
         ...child,
         // All three count at birth only; a change would replace the server for what is done over SSH.
         ignoreChanges: ["userData", "sshKeys", "image"],
-        // Its name is unique, and clients shall see one builder, not two.
-        deleteBeforeReplace: true,
-        hooks: project.hooks("servers"),
         ...(subnet && { dependsOn: subnet }),
       },
     );
+    project.owns("servers", server);
     const address = spec.ipv4
       ? server.ipv4Address
       : spec.ipv6
         ? server.ipv6Address
         : server.networks.apply((networks) => networks?.[0]?.ip ?? "");
     const wanted = pulumi
-      .all([address, identity.publicKey, args.adminPrivateKey, args.adminPublicKey, args.clientPublicKey])
-      .apply(([host, hostKey, adminPrivateKey, adminPublicKey, clientPublicKey]): Provisioning => {
+      .all([address, identity.publicKey, args.adminPrivateKey, args.adminPublicKey, args.clientPublicKeys])
+      .apply(([host, hostKey, adminPrivateKey, adminPublicKey, clientPublicKeys]): Provisioning => {
         const files = moduleFiles(parameters, builderNix);
         return {
           alias: spec.alias,
@@ -218,7 +269,7 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
           port: this.port,
           hostKey,
           adminPrivateKey,
-          keyFiles: keyFiles({ clientPublicKey, adminPublicKey }),
+          keyFiles: keyFiles({ clientPublicKeys, adminPublicKey }),
           moduleFiles: files,
           applied: appliedMark(files),
           timeout: fleet.hcloud.bootTimeout,
@@ -257,33 +308,6 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
     };
     this.registerOutputs({ address: this.address, placement: this.placement });
   }
-
-  /** With one candidate its place is known in previews; with several, Hetzner is asked once, and the answer stays in the state. */
-  #place(
-    name: string,
-    { spec, fleet, project }: HcloudMachineArgs,
-    ownLabels: pulumi.Output<Record<string, string>>,
-  ): { readonly serverType: pulumi.Input<string>; readonly location: pulumi.Input<string> } {
-    const [only, ...others] = spec.candidates;
-    if (only !== undefined && others.length === 0) return only;
-    const wanted = ownLabels.apply((all): Placement => {
-      return { alias: spec.alias, candidates: spec.candidates, labels: all, image: fleet.hcloud.baseImage };
-    });
-    const keep = scriptCommand("hcloud/main.ts", "place");
-    const placed = new command.Command(
-      `${name}-placement`,
-      {
-        ...commandDefaults,
-        create: keep,
-        update: keep,
-        stdin: wanted.apply((text) => JSON.stringify(text)),
-        environment: project.environment,
-        logging: "stderr",
-      },
-      { parent: this },
-    ).stdout.apply((stdout) => JSON.parse(stdout) as Candidate);
-    return { serverType: placed.serverType, location: placed.location };
-  }
 }
 
 const builderNix = readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8");
@@ -309,15 +333,4 @@ function imageOf(
   return getImageOutput({ withSelector: image.selector, withArchitecture, mostRecent: true }, { parent }).apply(
     ({ id }) => String(id),
   );
-}
-
-/** The start of a key's own text, fit for a name. */
-function nameOfKey(publicKey: string): string {
-  return (publicKey.split(" ")[1] ?? "").replaceAll(/[^A-Za-z0-9]/g, "").slice(-8);
-}
-
-function value<T>(output: pulumi.Output<T>): Promise<T> {
-  return new Promise((done) => {
-    output.apply(done);
-  });
 }

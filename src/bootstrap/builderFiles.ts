@@ -23,7 +23,7 @@ export interface BuilderParameters {
 /** Public keys that a builder accepts. */
 export interface BuilderKeys {
   /** May speak the two Nix protocols as `nix-builder`. */
-  readonly clientPublicKey: string;
+  readonly clientPublicKeys: readonly string[];
   /** May do anything, as root. */
   readonly adminPublicKey: string;
 }
@@ -31,13 +31,13 @@ export interface BuilderKeys {
 /**
  * sshd's authorized keys, path below `builderDirectory` → text.
  *
- * The client's key is restricted twice, here and by sshd's `Match User`: nixos-infect strips options from root's file, so it
+ * A client's key is restricted twice, here and by sshd's `Match User`: nixos-infect strips options from root's file, so it
  * must never be there.
  */
-export function keyFiles({ clientPublicKey, adminPublicKey }: BuilderKeys): Readonly<Record<string, string>> {
+export function keyFiles({ clientPublicKeys, adminPublicKey }: BuilderKeys): Readonly<Record<string, string>> {
   return {
     "keys/root": `${adminPublicKey.trim()}\n`,
-    [`keys/${builderUser}`]: `restrict ${clientPublicKey.trim()}\n`,
+    [`keys/${builderUser}`]: clientPublicKeys.map((key) => `restrict ${key.trim()}\n`).join(""),
   };
 }
 

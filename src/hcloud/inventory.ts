@@ -66,20 +66,18 @@ export async function remove(api: HcloudApi, items: readonly Item[]): Promise<vo
   }
 }
 
-/**
- * Deletes what is in the way of something that is about to be made: what a deployment that was killed has made without
- * writing it down, and the reservation that holds a builder's place.
- *
- * @param inputs Those of the resource, with `name` and `labels`. Nothing of another stack is touched.
- */
-export async function clearOrphans(api: HcloudApi, kind: Kind, inputs: unknown): Promise<void> {
-  const { name, labels: own } = z.object({ name: z.string(), labels: z.record(z.string(), z.string()) }).parse(inputs);
-  const stack = own[labels.stack];
-  const builder = own[labels.builder];
-  if (stack === undefined) return;
-  const wanted = { [labels.stack]: stack, ...(builder !== undefined && { [labels.builder]: builder }) };
-  const found = await findLabelled(api, wanted, [kind]);
-  await remove(api, kind === "servers" ? found : found.filter((one) => one.name === name));
+/** What is the fleet's by its label, and what of it the state knows, by kind. */
+export interface Known {
+  readonly labels: Readonly<Record<string, string>>;
+  readonly keep: Readonly<Record<string, readonly string[]>>;
+}
+
+/** Things that carry the stack's label, but that its state doesn't know: a deployment that was killed has made them. */
+export async function findOrphans(api: HcloudApi, known: Known): Promise<Item[]> {
+  const stack = known.labels[labels.stack];
+  if (stack === undefined) return [];
+  const found = await findLabelled(api, { [labels.stack]: stack });
+  return found.filter(({ kind, id }) => known.keep[kind]?.includes(String(id)) !== true);
 }
 
 async function removeOne(api: HcloudApi, { kind, id }: Item): Promise<void> {

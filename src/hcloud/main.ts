@@ -2,8 +2,8 @@
 import { randomBytes } from "node:crypto";
 import { text } from "node:stream/consumers";
 import { HcloudApi } from "./api.ts";
-import { findLabelled, labels, remove } from "./inventory.ts";
-import { place, type Placement } from "./placement.ts";
+import { findLabelled, findOrphans, labels, remove, type Known } from "./inventory.ts";
+import { place, release, type Placement } from "./placement.ts";
 import { accessFromEnvironment } from "./access.ts";
 
 const [command] = process.argv.slice(2);
@@ -21,6 +21,19 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
     const left = await findLabelled(api, { [labels.stack]: stack });
     for (const { kind, name } of left) console.error(`${kind} ${name} was left over: deleting it`);
     await remove(api, left);
+  },
+  /** Deletes what a killed deployment made without writing it down. */
+  "delete-orphans": async () => {
+    const api = new HcloudApi(accessFromEnvironment());
+    const orphans = await findOrphans(api, JSON.parse(await text(process.stdin)) as Known);
+    for (const { kind, name } of orphans) console.error(`${kind} ${name} is left of a killed deployment: deleting it`);
+    await remove(api, orphans);
+  },
+  release: async () => {
+    await release(
+      new HcloudApi(accessFromEnvironment()),
+      JSON.parse(await text(process.stdin)) as Record<string, string>,
+    );
   },
   place: async () => {
     const wanted = JSON.parse(await text(process.stdin)) as Placement;

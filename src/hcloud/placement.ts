@@ -1,7 +1,7 @@
 /** Finds out which of a builder's candidates can be had, by taking a place: nothing else makes Hetzner say so. */
 import * as z from "zod";
 import { HcloudError, type HcloudApi } from "./api.ts";
-import { labels } from "./inventory.ts";
+import { findLabelled, labels, remove } from "./inventory.ts";
 import type { Candidate } from "./schema.ts";
 
 /** What is wanted; JSON on the script's standard input. */
@@ -132,4 +132,13 @@ async function reserve(
     }
     throw error;
   }
+}
+
+/** Gives up the place that is held for a builder, right before its own server takes it. */
+export async function release(api: HcloudApi, own: Readonly<Record<string, string>>): Promise<void> {
+  const wanted = [labels.stack, labels.builder].map((name) => [name, own[name] ?? ""] as const);
+  await remove(
+    api,
+    await findLabelled(api, { ...Object.fromEntries(wanted), [labels.role]: "reservation" }, ["servers"]),
+  );
 }

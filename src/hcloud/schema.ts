@@ -79,8 +79,11 @@ export const accessSchema = z.strictObject({
 /** Who may reach the SSH port of cloud builders. */
 export type AccessSpec = z.infer<typeof accessSchema>;
 
-/** `expires` of the configuration. */
-export const expiresSchema = z.iso.date("a day as YYYY-MM-DD, for instance 2026-12-31");
+/** `expires` of the configuration. Pulumi hands an unquoted day over as a point in time. */
+export const expiresSchema = z
+  .string()
+  .transform((text) => text.replace(/ 00:00:00 \+0000 UTC$/, ""))
+  .pipe(z.iso.date("a day as YYYY-MM-DD, for instance 2026-12-31"));
 
 /**
  * `hcloud` of the configuration: what all builders at Hetzner share.

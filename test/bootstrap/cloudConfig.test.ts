@@ -14,7 +14,7 @@ const birth: Birth = {
   hostPrivateKey: "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n-----END OPENSSH PRIVATE KEY-----\n",
   hostPublicKey: "ssh-ed25519 AAAAhost",
   adminPublicKey: "ssh-ed25519 AAAAadmin",
-  clientPublicKey: "ssh-ed25519 AAAAclient",
+  clientPublicKeys: ["ssh-ed25519 AAAAclient"],
   parameters: { provider: "hcloud", maxJobs: null, systemFeatures: [], keepDays: 14, automaticUpgrades: false },
   builderNix: "{ }\n",
   conversion,

@@ -1,83 +1,23 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { resolve } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import * as z from "zod";
-import { keyFiles, moduleFiles, type BuilderParameters } from "../../src/bootstrap/builderFiles.ts";
+import { keyFiles, type BuilderParameters } from "../../src/bootstrap/builderFiles.ts";
+import { evaluateBuilder, sshdConfig } from "./evaluateBuilder.ts";
 
 const directory = mkdtempSync(`${tmpdir()}/builder-nix-`);
 afterAll(() => {
   rmSync(directory, { recursive: true });
 });
 
-const parameters: BuilderParameters = {
-  provider: "hcloud",
-  maxJobs: null,
-  systemFeatures: ["big-parallel", "kvm"],
-  keepDays: 14,
-  automaticUpgrades: false,
-};
-
-const service = z.looseObject({ script: z.string().optional() });
-const evaluated = z.object({
-  nix: z.object({ settings: z.record(z.string(), z.unknown()), extraOptions: z.string() }),
-  services: z.object({
-    openssh: z.looseObject({
-      authorizedKeysFiles: z.array(z.string()),
-      settings: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.array(z.string())])),
-      extraConfig: z.string(),
-      hostKeys: z.array(z.object({ path: z.string(), type: z.string() })),
-    }),
-  }),
-  systemd: z.object({ services: z.record(z.string(), service) }),
-  system: z.object({ autoUpgrade: z.object({ enable: z.boolean() }) }),
-  networking: z.object({ firewall: z.object({ extraCommands: z.string() }) }),
-});
-
-/** Has the real Nix evaluate nixos/builder.nix with these parameters, over a stub of nixpkgs. */
-function evaluate(changed: Partial<BuilderParameters> = {}): z.infer<typeof evaluated> {
-  const own = mkdtempSync(`${directory}/`);
-  const builderNix = readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8");
-  for (const [name, text] of Object.entries(moduleFiles({ ...parameters, ...changed }, builderNix))) {
-    writeFileSync(`${own}/${name}`, text);
-  }
-  writeFileSync(`${own}/nix.conf`, "build-users-group =\n");
-  copyFileSync(`${import.meta.dirname}/stub.nix`, `${own}/stub.nix`);
-  const expression = `import ${own}/stub.nix { directory = ${own}; }`;
-  const env = {
-    ...process.env,
-    NIX_STATE_DIR: `${own}/state`,
-    NIX_REMOTE: `local?root=${own}/root`,
-    NIX_CONF_DIR: own,
-  };
-  const json = execFileSync(
-    "nix-instantiate",
-    ["--eval", "--strict", "--json", "--read-write-mode", "--expr", expression],
-    {
-      encoding: "utf8",
-      env,
-      timeout: 20_000,
-    },
-  );
-  // Store paths are below a root of the test's own.
-  return evaluated.parse(JSON.parse(json.replaceAll("/nix/store/", `${own}/root/nix/store/`)));
-}
-
 describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
+  const evaluate = (changed?: Partial<BuilderParameters>) => evaluateBuilder(directory, changed);
   const builder = evaluate();
 
   it("gives sshd a configuration that it accepts, with keys alone and the client bound to the forced command", () => {
-    const { settings, extraConfig, authorizedKeysFiles } = builder.services.openssh;
     const own = mkdtempSync(`${directory}/`);
     execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", `${own}/key`]);
-    const value = (given: (typeof settings)[string]): string =>
-      Array.isArray(given) ? given.join(" ") : typeof given === "boolean" ? (given ? "yes" : "no") : String(given);
-    const lines = Object.entries(settings).map(([name, given]) => `${name} ${value(given)}`);
-    writeFileSync(
-      `${own}/sshd_config`,
-      [`HostKey ${own}/key`, `AuthorizedKeysFile ${authorizedKeysFiles.join(" ")}`, ...lines, extraConfig].join("\n"),
-    );
+    writeFileSync(`${own}/sshd_config`, `HostKey ${own}/key\n${sshdConfig(builder).config}`);
     const effective = (user: string): string =>
       execFileSync("/usr/sbin/sshd", ["-T", "-f", `${own}/sshd_config`, "-C", `user=${user},host=h,addr=192.0.2.1`], {
         encoding: "utf8",
@@ -149,10 +89,13 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
 
 describe("a builder's key files", () => {
   it("never lets the client's key near root", () => {
-    const files = keyFiles({ clientPublicKey: "ssh-ed25519 AAAAclient", adminPublicKey: "ssh-ed25519 AAAAadmin" });
+    const files = keyFiles({
+      clientPublicKeys: ["ssh-ed25519 AAAAclient", "ssh-ed25519 AAAAother"],
+      adminPublicKey: "ssh-ed25519 AAAAadmin",
+    });
     expect(files).toEqual({
       "keys/root": "ssh-ed25519 AAAAadmin\n",
-      "keys/nix-builder": "restrict ssh-ed25519 AAAAclient\n",
+      "keys/nix-builder": "restrict ssh-ed25519 AAAAclient\nrestrict ssh-ed25519 AAAAother\n",
     });
   });
 });

@@ -48,9 +48,9 @@ export class TestDeployment {
       symlinkSync(join(checkout, folder), join(this.project, folder));
   }
 
-  /** A new stack with this configuration, not deployed yet. */
-  static async create(config: Readonly<Record<string, unknown>>): Promise<TestDeployment> {
-    const deployment = new TestDeployment((await setUp()).env);
+  /** A new stack with this configuration, not deployed yet; `env` comes on top of set-up's. */
+  static async create(config: Readonly<Record<string, unknown>>, env: NodeJS.ProcessEnv = {}): Promise<TestDeployment> {
+    const deployment = new TestDeployment({ ...(await setUp()).env, ...env });
     await execa("pulumi", ["stack", "init", deployment.stack], { cwd: deployment.project, env: deployment.#env });
     deployment.configure(config);
     return deployment;
