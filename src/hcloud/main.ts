@@ -8,10 +8,10 @@ import { accessFromEnvironment } from "./access.ts";
 
 const [command] = process.argv.slice(2);
 const actions: Readonly<Record<string, () => Promise<void>>> = {
-  /** Prints what tells this stack's things from those of others with its name. */
-  "new-stack": () => {
+  /** Prints what tells this stack's things from those of others with its name. Comes first: says in words when the token is wrong. */
+  "new-stack": async () => {
+    await new HcloudApi(accessFromEnvironment()).request("GET", "/locations?per_page=1");
     console.log(process.env["PULUMI_COMMAND_STDOUT"] || randomBytes(8).toString("hex"));
-    return Promise.resolve();
   },
   /** Deletes whatever still carries the stack's label: runs last, when all that the state knows of is gone. */
   sweep: async () => {

@@ -85,8 +85,8 @@ export class EmulatedApi {
   readonly faults: Fault[] = [];
   /** All requests so far. */
   readonly requests: ApiRequest[] = [];
-  /** Wrong about the next hosts, by server name. */
-  readonly hostFaults = new Map<string, HostOptions["fault"]>();
+  /** What is wrong with the hosts that boot from now on. */
+  bootFault: HostOptions["fault"];
   readonly token = "t".repeat(64);
   /** Times that an action is polled before it is done. */
   actionPolls = 0;
@@ -494,7 +494,7 @@ export class EmulatedApi {
 
   #boot(server: Thing, address: string): void {
     const snapshot = this.#snapshots.get((server["image"] as Thing).id);
-    const fault = this.hostFaults.get(server.name);
+    const fault = this.bootFault;
     this.#hosts.set(
       server.id,
       new Host({

@@ -37,7 +37,7 @@ export interface HostOptions {
   /** Has programs of aarch64 run by emulation. */
   readonly arm?: boolean;
   /** What is wrong with it. */
-  readonly fault?: "never opens SSH" | "another host key";
+  readonly fault?: "never opens SSH" | "another host key" | "git fails at once" | undefined;
 }
 
 /** Why no host can be started here; `undefined`: they can. */
@@ -127,6 +127,7 @@ export class Host {
     put("/usr/local/sbin/apt-get", "#!/bin/sh\nexit 1\n", 0o755);
     const quoted = config.runcmd.map((words) => words.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(" "));
     put("/usr/local/sbin/cloud-init-runcmd", `#!/bin/sh\n${quoted.join("\n")}\n`, 0o755);
+    if (fault === "git fails at once") put("/usr/local/sbin/sleep", "#!/bin/sh\n", 0o755);
     if (fault === "never opens SSH") put("/etc/no-sshd", "");
   }
 }
@@ -183,7 +184,7 @@ while :; do
     $(command -v /usr/sbin/sshd) -D -e -f /etc/ssh/sshd_config -o ListenAddress="$(cat /etc/emulated-address)":22 &
     [ $boots -gt 1 ] || sh /usr/local/sbin/cloud-init-runcmd &
   fi
-  until [ -e /run/host/reboot ]; do sleep 0.05; done
+  until [ -e /run/host/reboot ]; do /bin/sleep 0.05; done
   kill -9 -1 || :
   wait || :
 done
