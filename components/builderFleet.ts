@@ -9,7 +9,9 @@ import type { Verdict } from "../src/smoke/verdict.ts";
 import { Builder, type Administration } from "./builder.ts";
 import { ClientDirectory } from "./clientDirectory.ts";
 import { ExistingMachine } from "./machines/existing.ts";
+import type { HcloudAccess } from "../src/hcloud/api.ts";
 import { LocalEmulation, LocalMachine } from "./machines/local.ts";
+import type * as Hcloud from "./machines/hcloud.ts";
 import type { Machine, MachineKeys } from "./machines/machine.ts";
 import { SmokeTest } from "./smokeTest.ts";
 import { SshIdentity } from "./sshIdentity.ts";
@@ -21,6 +23,8 @@ export interface BuilderFleetArgs {
   readonly spec: FleetSpec;
   /** Systems whose emulation the fleet registers on this machine for its local builders. */
   readonly emulated: readonly System[];
+  /** Present where the fleet has builders at Hetzner: only then their plugin's package is loaded. */
+  readonly hcloud?: { readonly machines: typeof Hcloud; readonly access: pulumi.Input<HcloudAccess> };
   /** Folder on this machine for what belongs to the stack. Absolute. */
   readonly directory: string;
 }
@@ -78,6 +82,14 @@ export class BuilderFleet extends pulumi.ComponentResource {
         new LocalEmulation(`emulation-${system}`, { owner, system }, onThisMachine),
       ]),
     );
+    const hcloud = args.hcloud && {
+      ...args.hcloud,
+      project: new args.hcloud.machines.HcloudProject(
+        "hcloud",
+        { spec, access: args.hcloud.access, adminPublicKey: keys.adminPublicKey },
+        child,
+      ),
+    };
     const machineFor = (builder: BuilderSpec): Machine => {
       switch (builder.provider) {
         case "local": {
@@ -86,12 +98,18 @@ export class BuilderFleet extends pulumi.ComponentResource {
         }
         case "existing":
           return new ExistingMachine(builder.name, { spec: builder }, child);
+        case "hcloud": {
+          if (hcloud === undefined) throw new Error("the provider hcloud was not loaded");
+          const { project, machines } = hcloud;
+          return new machines.HcloudMachine(builder.name, { ...keys, spec: builder, fleet: spec, project }, child);
+        }
       }
     };
     const builders = spec.builders.map((builder) => ({
       spec: builder,
       builder: new Builder(builder.name, { spec: builder, machine: machineFor(builder) }, child),
     }));
+    hcloud?.project.deleteOrphans();
     this.buildMachines = pulumi.all([...builders.map(({ builder }) => builder.buildMachine), ...spec.serviceBuilders]);
     const byName = <T>(of: (builder: Builder) => pulumi.Output<T | undefined>): pulumi.Output<Record<string, T>> =>
       pulumi

@@ -1,6 +1,8 @@
 /** The only reader of the stack's configuration. */
 import * as pulumi from "@pulumi/pulumi";
-import { parseFleetSpec, type FleetSpec } from "./fleetSpec.ts";
+import { ConfigurationError, parseFleetSpec, type FleetSpec } from "./fleetSpec.ts";
+import { accessVariables } from "./hcloud/access.ts";
+import type { HcloudAccess } from "./hcloud/api.ts";
 
 /**
  * The fleet that the stack's configuration describes.
@@ -14,6 +16,24 @@ export function readFleetSpec(place: string): FleetSpec {
     .filter(([key]) => key.startsWith(prefix))
     .map(([key, text]) => [key.slice(prefix.length), parseValue(text)] as const);
   return parseFleetSpec(pulumi.getStack(), Object.fromEntries(values), place);
+}
+
+/**
+ * How to reach the Hetzner Cloud API: the plugin's own keys, `hcloud:token` and `hcloud:endpoint`, or its variables.
+ *
+ * @throws ConfigurationError when there is no token.
+ */
+export function readHcloudAccess(): pulumi.Output<HcloudAccess> {
+  const config = new pulumi.Config("hcloud");
+  const token = config.get("token") ?? process.env[accessVariables.token];
+  const endpoint = config.get("endpoint") ?? process.env[accessVariables.endpoint];
+  if (token === undefined || token === "") {
+    throw new ConfigurationError(
+      "hcloud:token: missing; a builder has the provider hcloud, which needs a token with read and write access: " +
+        "`npm run pulumi -- config set --secret hcloud:token …`, or set HCLOUD_TOKEN",
+    );
+  }
+  return pulumi.secret({ token, ...(endpoint !== undefined && endpoint !== "" && { endpoint }) });
 }
 
 /** The engine hands strings over as they are and everything else as JSON. */

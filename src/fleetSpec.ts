@@ -2,6 +2,8 @@
 import { createHash } from "node:crypto";
 import { isIP } from "node:net";
 import * as z from "zod";
+import { accessSchema, expiresSchema, hcloudBuilderFields, hcloudSchema, wrongCandidate } from "./hcloud/schema.ts";
+import type { AccessSpec, HcloudBuilderFields, HcloudFleetSpec } from "./hcloud/schema.ts";
 import type { BuildMachine } from "./nix/buildMachine.ts";
 import { cachix, checkCache, garnix, type Cache } from "./nix/caches.ts";
 import { defaultDirectory } from "./nix/forms.ts";
@@ -12,7 +14,7 @@ import { smokeLevels, type SmokeLevel } from "./smoke/verdict.ts";
 import { systems, type System } from "./nix/system.ts";
 
 /** Where machines come from: one file in `components/machines` for each. */
-export const providers = ["local", "existing"] as const;
+export const providers = ["local", "existing", "hcloud"] as const;
 
 /** Port of a local builder's sshd, on a loopback address of its own. */
 const localPort = 2222;
@@ -106,10 +108,23 @@ const service = z.union(
   "garnix, { cachix: NAME }, { url: URL, publicKey: KEY }, or { nixbuild.net: { sshKey: PATH } }",
 );
 
+const hcloudBuilder = z.strictObject({
+  ...everyBuilder,
+  provider: z.literal("hcloud"),
+  count: atLeastOne.max(64, "at most 64").default(1),
+  ...hcloudBuilderFields,
+});
+
 /** The schema of the configuration values; the keys are those of `Pulumi.<stack>.yaml`. */
 export const configurationSchema = z.strictObject({
   builders: z
-    .array(z.discriminatedUnion("provider", [localBuilder, existingBuilder], `one of ${providers.join(", ")}`))
+    .array(
+      z.discriminatedUnion(
+        "provider",
+        [localBuilder, existingBuilder, hcloudBuilder],
+        `one of ${providers.join(", ")}`,
+      ),
+    )
     .min(1, "at least one builder, for instance { name: x86, provider: local, system: x86_64-linux }"),
   clientDirectory: absolutePath.default(defaultDirectory),
   profile: profile.optional(),
@@ -118,6 +133,9 @@ export const configurationSchema = z.strictObject({
   services: z.array(service).default([]),
   smoke: z.enum(smokeLevels, `one of ${smokeLevels.join(", ")}`).default("quick"),
   smokeTimeout: atLeastOne.default(120),
+  access: accessSchema.optional(),
+  expires: expiresSchema.optional(),
+  hcloud: hcloudSchema.prefault({}),
 });
 
 /** The configuration after defaults. */
@@ -158,8 +176,13 @@ export interface ExistingBuilderSpec extends BuilderSpecBase {
   readonly sshKey: string | undefined;
 }
 
+/** A builder that is a server of Hetzner Cloud. */
+export interface HcloudBuilderSpec extends BuilderSpecBase, HcloudBuilderFields {
+  readonly provider: "hcloud";
+}
+
 /** One builder of the fleet. */
-export type BuilderSpec = LocalBuilderSpec | ExistingBuilderSpec;
+export type BuilderSpec = LocalBuilderSpec | ExistingBuilderSpec | HcloudBuilderSpec;
 
 /** Somebody who builds through the fleet with a key of their own. */
 export interface ClientSpec {
@@ -195,6 +218,12 @@ export interface FleetSpec {
   readonly smoke: SmokeLevel;
   /** Seconds that a builder may take until it answers and has built the smoke test. */
   readonly smokeTimeout: number;
+  /** Who may reach cloud builders; `undefined`: there are none. */
+  readonly access: AccessSpec | undefined;
+  /** Day after which the fleet should be gone, `2026-12-31`, for labels; `undefined`: it stays. */
+  readonly expires: string | undefined;
+  /** What all builders at Hetzner share. */
+  readonly hcloud: HcloudFleetSpec;
 }
 
 /** The person's own mistake in the configuration: the message is all they need. */
@@ -218,6 +247,7 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
   const fleetName = hostNamePart(fleet);
   const builders = parsed.data.builders.flatMap((builder) => expand(fleetName, place, builder));
   refuseDuplicates(builders);
+  refuseUnreachable(builders, parsed.data);
   return {
     fleet,
     builders,
@@ -230,6 +260,9 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
     maxSessions: builders.some(({ provider }) => provider === "existing") ? undefined : 100,
     smoke: parsed.data.smoke,
     smokeTimeout: parsed.data.smokeTimeout,
+    access: parsed.data.access,
+    expires: parsed.data.expires,
+    hcloud: parsed.data.hcloud,
   };
 }
 
@@ -260,11 +293,26 @@ function expand(fleet: string, place: string, builder: Configuration["builders"]
     ];
   }
   const { count, ...rest } = builder;
-  return Array.from({ length: count }, (_, index) => {
-    const builderName = index === 0 ? rest.name : `${rest.name}-${index + 1}`;
-    const alias = `${fleet}-${builderName}`;
+  if (rest.provider === "hcloud") {
+    const wrong = rest.candidates.map((candidate) => wrongCandidate(candidate, rest.system)).find(Boolean);
+    if (wrong !== undefined) throw new ConfigurationError(`builders: '${rest.name}': ${wrong}`);
+    return counted(fleet, rest.name, count).map((names) => ({
+      ...rest,
+      maxJobs: rest.maxJobs,
+      speedFactor: rest.speedFactor,
+      ...names,
+    }));
+  }
+  return counted(fleet, rest.name, count).map(({ name, alias }, index) => {
     const address = index === 0 && rest.address !== undefined ? rest.address : loopbackAddress(`${place} ${alias}`);
-    return { ...rest, maxJobs: rest.maxJobs, speedFactor: rest.speedFactor, name: builderName, alias, address };
+    return { ...rest, maxJobs: rest.maxJobs, speedFactor: rest.speedFactor, name, alias, address };
+  });
+}
+
+function counted(fleet: string, first: string, count: number): { name: string; alias: string }[] {
+  return Array.from({ length: count }, (_, index) => {
+    const builderName = index === 0 ? first : `${first}-${index + 1}`;
+    return { name: builderName, alias: `${fleet}-${builderName}` };
   });
 }
 
@@ -329,6 +377,7 @@ function refuseDuplicates(builders: readonly BuilderSpec[]): void {
       );
     }
     names.add(builder.name);
+    if (builder.provider === "hcloud") continue;
     const socket = `${builder.address}:${builder.port}`;
     const other = sockets.get(socket);
     if (other !== undefined) {
@@ -338,6 +387,24 @@ function refuseDuplicates(builders: readonly BuilderSpec[]): void {
       );
     }
     sockets.set(socket, builder.name);
+  }
+}
+
+/** Who may connect to a machine in a cloud has to be said, and it needs some address. */
+function refuseUnreachable(builders: readonly BuilderSpec[], { access, hcloud }: Configuration): void {
+  const cloud = builders.filter((builder) => builder.provider === "hcloud");
+  const [first] = cloud;
+  if (first !== undefined && access === undefined) {
+    throw new ConfigurationError(
+      `access: missing; builder '${first.name}' is in a cloud, and who may reach its SSH port has to be said: ` +
+        "access: { allowedCidrs: [203.0.113.7/32] } for your own address, or [0.0.0.0/0, '::/0'] for everybody's",
+    );
+  }
+  const unreachable = cloud.find(({ ipv4, ipv6 }) => !ipv4 && !ipv6 && hcloud.network === undefined);
+  if (unreachable !== undefined) {
+    throw new ConfigurationError(
+      `builders: '${unreachable.name}' has neither ipv4 nor ipv6 nor a private network; allow one of the first two, or set hcloud.network`,
+    );
   }
 }
 

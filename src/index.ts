@@ -2,7 +2,7 @@
 import { resolve } from "node:path";
 import * as pulumi from "@pulumi/pulumi";
 import { BuilderFleet } from "../components/builderFleet.ts";
-import { readFleetSpec } from "./config.ts";
+import { readFleetSpec, readHcloudAccess } from "./config.ts";
 import { ConfigurationError } from "./fleetSpec.ts";
 import { planLocalBuilders } from "./local/plan.ts";
 import { MissingTool } from "./local/tools.ts";
@@ -20,10 +20,10 @@ process.on("unhandledRejection", (reason) => {
 });
 
 const directory = resolve(import.meta.dirname, `../.fleet/stacks/${pulumi.getStack()}`);
-const { spec, leftOut, emulated } = await plan();
+const { spec, leftOut, emulated, hcloud } = await plan();
 for (const sentence of leftOut) await pulumi.log.warn(sentence);
 
-const fleet = new BuilderFleet(spec.fleet, { spec, emulated, directory });
+const fleet = new BuilderFleet(spec.fleet, { spec, emulated, directory, ...(hcloud && { hcloud }) });
 const options: FormOptions = {
   directory: spec.clientDirectory,
   sshKey: `${spec.clientDirectory}/${clientKeyName}`,
@@ -75,7 +75,12 @@ function rendered(form: FormName): pulumi.Output<string> {
 /** Reads the configuration and looks at this machine; what is wrong with them ends the program in one message, without a stack trace. */
 async function plan() {
   try {
-    return await planLocalBuilders(readFleetSpec(directory), directory);
+    const local = await planLocalBuilders(readFleetSpec(directory), directory);
+    const usesHcloud = local.spec.builders.some(({ provider }) => provider === "hcloud");
+    const hcloud = usesHcloud
+      ? { access: readHcloudAccess(), machines: await import("../components/machines/hcloud.ts") }
+      : undefined;
+    return { ...local, hcloud };
   } catch (error) {
     if (error instanceof ConfigurationError || error instanceof MissingTool) throw new pulumi.RunError(error.message);
     throw error;

@@ -31,6 +31,7 @@ const done: Readonly<Record<string, string>> = {
   SshIdentity: "key pair made",
   LocalEmulation: "registered",
   LocalMachine: "sshd started",
+  HcloudMachine: "server made, NixOS installed",
   Builder: "measured",
   ClientDirectory: "written",
   SmokeTest: "passed",

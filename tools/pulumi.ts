@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkout, fail, LaunchError } from "./launch.mjs";
 import { say } from "./setup/progress.ts";
+import { withCloudPlugins } from "./setup/cloudPlugins.ts";
 import { setUp, type Toolchain } from "./setup/index.ts";
 import { dropStaleLocks } from "./staleLocks.ts";
 
@@ -173,7 +174,7 @@ function readJson(path: string): unknown {
 if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
   try {
     const args = process.argv.slice(2);
-    const env = pulumiEnvironment(await setUp());
+    const env = await withCloudPlugins(pulumiEnvironment(await setUp()));
     unlock(env);
     if (usesStack(args)) ensureStack(env);
     process.exitCode = await runPulumi(args, env);

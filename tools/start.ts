@@ -4,6 +4,7 @@ import { parseArgs } from "node:util";
 import { deploy } from "./deployment.ts";
 import { fail, LaunchError } from "./launch.mjs";
 import { defaultStack, ensureStack, pulumiEnvironment, unlock } from "./pulumi.ts";
+import { withCloudPlugins } from "./setup/cloudPlugins.ts";
 import { setUp } from "./setup/index.ts";
 
 const usage = `usage: npm start [-- --stack NAME]
@@ -24,7 +25,7 @@ try {
 }
 
 async function start(stack: string): Promise<number> {
-  const env = { ...pulumiEnvironment(await setUp()), PULUMI_STACK: stack };
+  const env = { ...(await withCloudPlugins(pulumiEnvironment(await setUp()))), PULUMI_STACK: stack };
   unlock(env);
   ensureStack(env);
   console.log(`Deploying stack ${stack}`);

@@ -14,6 +14,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { execa } from "execa";
 import { stringify } from "yaml";
+import { withCloudPlugins, type CloudPluginName } from "../../tools/setup/cloudPlugins.ts";
 import { setUp } from "../../tools/setup/index.ts";
 import { emulationOwner } from "../../src/local/plan.ts";
 
@@ -48,9 +49,14 @@ export class TestDeployment {
       symlinkSync(join(checkout, folder), join(this.project, folder));
   }
 
-  /** A new stack with this configuration, not deployed yet. */
-  static async create(config: Readonly<Record<string, unknown>>): Promise<TestDeployment> {
-    const deployment = new TestDeployment((await setUp()).env);
+  /** A new stack with this configuration, not deployed yet; `env` comes on top of set-up's, `cloud` names its clouds. */
+  static async create(
+    config: Readonly<Record<string, unknown>>,
+    env: NodeJS.ProcessEnv = {},
+    cloud: readonly CloudPluginName[] = [],
+  ): Promise<TestDeployment> {
+    const { env: tools } = await setUp();
+    const deployment = new TestDeployment({ ...(await withCloudPlugins(tools, cloud)), ...env });
     await execa("pulumi", ["stack", "init", deployment.stack], { cwd: deployment.project, env: deployment.#env });
     deployment.configure(config);
     return deployment;

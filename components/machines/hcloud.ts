@@ -1,0 +1,336 @@
+/** Provider `hcloud`: servers of Hetzner Cloud that run nixos/builder.nix. */
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import * as command from "@pulumi/command/local/command.js";
+import { Firewall } from "@pulumi/hcloud/firewall.js";
+import { getImageOutput } from "@pulumi/hcloud/getImage.js";
+import { Network } from "@pulumi/hcloud/network.js";
+import { NetworkSubnet } from "@pulumi/hcloud/networkSubnet.js";
+import { PlacementGroup } from "@pulumi/hcloud/placementGroup.js";
+import { Server } from "@pulumi/hcloud/server.js";
+import { SshKey } from "@pulumi/hcloud/sshKey.js";
+import * as pulumi from "@pulumi/pulumi";
+import {
+  appliedMark,
+  builderUser,
+  keyFiles,
+  moduleFiles,
+  type BuilderParameters,
+} from "../../src/bootstrap/builderFiles.ts";
+import { cloudConfig } from "../../src/bootstrap/cloudConfig.ts";
+import type { FleetSpec, HcloudBuilderSpec } from "../../src/fleetSpec.ts";
+import { accessVariables } from "../../src/hcloud/access.ts";
+import type { HcloudAccess } from "../../src/hcloud/api.ts";
+import { labels, type Kind } from "../../src/hcloud/inventory.ts";
+import type { Placement } from "../../src/hcloud/placement.ts";
+import type { Candidate } from "../../src/hcloud/schema.ts";
+import type { Provisioning } from "../../src/provision/provision.ts";
+import { commandDefaults, scriptCommand } from "../checkout.ts";
+import { SshIdentity } from "../sshIdentity.ts";
+import type { Machine, MachineKeys } from "./machine.ts";
+
+/** Arguments of an `HcloudProject`. */
+export interface HcloudProjectArgs {
+  readonly spec: FleetSpec;
+  /** How this program itself talks to the API; the plugin has the same from the stack's configuration. */
+  readonly access: pulumi.Input<HcloudAccess>;
+  readonly adminPublicKey: pulumi.Input<string>;
+}
+
+/** What all servers of a fleet share: labels, the administration key, a firewall, and where asked for a network and a group. */
+export class HcloudProject extends pulumi.ComponentResource {
+  readonly labels: pulumi.Output<Record<string, string>>;
+  readonly sshKey: SshKey;
+  readonly firewall: Firewall;
+  /** The subnet of the private network; `undefined`: there is none. */
+  readonly subnet: NetworkSubnet | undefined;
+  readonly placementGroup: PlacementGroup | undefined;
+  /** For scripts that talk to the API. */
+  readonly environment: pulumi.Output<Record<string, string>>;
+  readonly #held = new Map<string, command.Command>();
+  readonly #ids = new Map<Kind, pulumi.Output<string>[]>();
+
+  constructor(name: string, args: HcloudProjectArgs, opts?: pulumi.ComponentResourceOptions) {
+    super("nix-builder-fleet:index:HcloudProject", name, {}, opts);
+    const { spec } = args;
+    const child = { parent: this };
+    const access = pulumi.output(args.access);
+    this.environment = access.apply(({ token, endpoint }): Record<string, string> => {
+      return { [accessVariables.token]: token, ...(endpoint && { [accessVariables.endpoint]: endpoint }) };
+    });
+    const newStack = scriptCommand("hcloud/main.ts", "new-stack");
+    // Everything carries its label and so depends on it: it goes last, and finds only what the state never knew of.
+    const stack = new command.Command(
+      `${name}-stack`,
+      {
+        ...commandDefaults,
+        addPreviousOutputInEnv: true,
+        create: newStack,
+        update: newStack,
+        delete: scriptCommand("hcloud/main.ts", "sweep"),
+        environment: this.environment,
+        logging: "stderr",
+      },
+      child,
+    ).stdout.apply((stdout) => stdout.trim());
+    this.labels = stack.apply((id): Record<string, string> => ({
+      [labels.fleet]: spec.fleet.slice(0, 63),
+      [labels.stack]: id,
+      [labels.expires]: spec.expires ?? "never",
+    }));
+    const own = { labels: this.labels };
+    for (const builder of spec.builders) {
+      if (builder.provider !== "hcloud" || builder.candidates.length === 1) continue;
+      this.#held.set(builder.name, this.#hold(builder, spec.hcloud.baseImage));
+    }
+    this.sshKey = this.owns("ssh_keys", new SshKey(`${name}-admin`, { ...own, publicKey: args.adminPublicKey }, child));
+    const sourceIps = spec.access?.allowedCidrs ?? [];
+    const rules = [
+      { direction: "in", protocol: "tcp", port: "22", sourceIps },
+      { direction: "in", protocol: "icmp", sourceIps },
+    ];
+    this.firewall = this.owns("firewalls", new Firewall(`${name}-firewall`, { ...own, rules }, child));
+    const { network, spread } = spec.hcloud;
+    if (network !== undefined) {
+      const { ipRange, zone } = network;
+      const whole = this.owns("networks", new Network(`${name}-network`, { ...own, ipRange }, child));
+      this.subnet = new NetworkSubnet(
+        `${name}-subnet`,
+        { networkId: whole.id.apply(Number), type: "cloud", networkZone: zone, ipRange },
+        child,
+      );
+    }
+    if (spread) {
+      this.placementGroup = this.owns(
+        "placement_groups",
+        new PlacementGroup(`${name}-spread`, { ...own, type: "spread" }, child),
+      );
+    }
+    this.registerOutputs({});
+  }
+
+  /** Notes that something is the fleet's: what carries its label and was never noted is left of a killed deployment. */
+  owns<T extends pulumi.CustomResource>(kind: Kind, resource: T): T {
+    this.#ids.set(kind, [...(this.#ids.get(kind) ?? []), resource.id]);
+    return resource;
+  }
+
+  /** Labels of one builder's server. */
+  labelsOf({ name }: HcloudBuilderSpec): pulumi.Output<Record<string, string>> {
+    return this.labels.apply((common): Record<string, string> => ({ ...common, [labels.builder]: name }));
+  }
+
+  /**
+   * Where a builder's server goes. With one candidate that is known in previews; with several, places are held first, for all
+   * builders, and only then given up one by one for the builders' own servers: two builders never count on one place.
+   */
+  placeOf(spec: HcloudBuilderSpec): {
+    readonly serverType: pulumi.Input<string>;
+    readonly location: pulumi.Input<string>;
+  } {
+    const [only, ...others] = spec.candidates;
+    if (only !== undefined && others.length === 0) return only;
+    const held = this.#held.get(spec.name);
+    if (held === undefined) throw new Error(`no place is held for ${spec.name}`);
+    const release = scriptCommand("hcloud/main.ts", "release");
+    const released = new command.Command(
+      `${spec.name}-place`,
+      {
+        ...commandDefaults,
+        create: release,
+        update: release,
+        stdin: this.labelsOf(spec).apply((own) => JSON.stringify(own)),
+        environment: this.environment,
+        triggers: [held.stdout],
+        logging: "stderr",
+      },
+      { parent: this, dependsOn: [...this.#held.values()] },
+    );
+    const place = pulumi.all([held.stdout, released.id]).apply(([stdout]) => JSON.parse(stdout) as Candidate);
+    return { serverType: place.serverType, location: place.location };
+  }
+
+  #hold(spec: HcloudBuilderSpec, image: string): command.Command {
+    const hold = scriptCommand("hcloud/main.ts", "place");
+    const wanted = this.labelsOf(spec).apply((own): Placement => {
+      return { alias: spec.alias, candidates: spec.candidates, labels: own, image };
+    });
+    return new command.Command(
+      `${spec.name}-placement`,
+      {
+        ...commandDefaults,
+        create: hold,
+        update: hold,
+        stdin: wanted.apply((value) => JSON.stringify(value)),
+        environment: this.environment,
+        logging: "stderr",
+      },
+      { parent: this },
+    );
+  }
+
+  /** To be called when all is noted: deletes what a killed deployment made without writing it down. */
+  deleteOrphans(): void {
+    const keep = pulumi.all(Object.fromEntries([...this.#ids].map(([kind, ids]) => [kind, pulumi.all(ids)])));
+    const tidy = scriptCommand("hcloud/main.ts", "delete-orphans");
+    new command.Command(
+      "hcloud-orphans",
+      {
+        ...commandDefaults,
+        create: tidy,
+        update: tidy,
+        stdin: pulumi.all([keep, this.labels]).apply(([ids, own]) => JSON.stringify({ keep: ids, labels: own })),
+        environment: this.environment,
+        logging: "stderr",
+      },
+      { parent: this },
+    );
+  }
+}
+
+/** Arguments of an `HcloudMachine`. */
+export interface HcloudMachineArgs extends MachineKeys {
+  readonly spec: HcloudBuilderSpec;
+  readonly fleet: FleetSpec;
+  readonly project: HcloudProject;
+}
+
+/** A server that became a NixOS builder. Its keys and settings change over SSH; only its place and size replace it. */
+export class HcloudMachine extends pulumi.ComponentResource implements Machine {
+  readonly address: pulumi.Output<string>;
+  readonly port = 22;
+  readonly sshUser = builderUser;
+  readonly hostKey: pulumi.Output<string>;
+  readonly admin: NonNullable<Machine["admin"]>;
+  readonly resource: pulumi.Resource;
+  readonly generation: pulumi.Output<string>;
+  /** Which of the candidates it is. */
+  readonly placement: pulumi.Output<Candidate>;
+
+  constructor(name: string, args: HcloudMachineArgs, opts?: pulumi.ComponentResourceOptions) {
+    super("nix-builder-fleet:index:HcloudMachine", name, {}, opts);
+    const { spec, fleet, project } = args;
+    const child = { parent: this };
+    const identity = new SshIdentity(`${name}-host-key`, child);
+    const wantedPlace = project.placeOf(spec);
+    const parameters = builderParameters(spec, fleet);
+    const { subnet, placementGroup } = project;
+    const server = new Server(
+      name,
+      {
+        serverType: wantedPlace.serverType,
+        location: wantedPlace.location,
+        image: imageOf(spec, fleet, this),
+        userData: pulumi.secret(
+          pulumi
+            .all([identity.privateKey, identity.publicKey, args.clientPublicKeys, args.adminPublicKey])
+            .apply(([hostPrivateKey, hostPublicKey, clientPublicKeys, adminPublicKey]) =>
+              cloudConfig({
+                hostPrivateKey,
+                hostPublicKey,
+                clientPublicKeys,
+                adminPublicKey,
+                parameters,
+                builderNix,
+                conversion:
+                  spec.image.kind === "infect"
+                    ? { ...fleet.hcloud.nixosInfect, nixosRelease: fleet.hcloud.nixosRelease }
+                    : undefined,
+              }),
+            ),
+        ),
+        sshKeys: [project.sshKey.id],
+        firewallIds: [project.firewall.id.apply(Number)],
+        labels: project.labelsOf(spec),
+        publicNets: [{ ipv4Enabled: spec.ipv4, ipv6Enabled: spec.ipv6 }],
+        ...(subnet && { networks: [{ networkId: subnet.networkId }] }),
+        ...(placementGroup && { placementGroupId: placementGroup.id.apply(Number) }),
+      },
+      {
+        ...child,
+        // All three count at birth only; a change would replace the server for what is done over SSH.
+        ignoreChanges: ["userData", "sshKeys", "image"],
+        ...(subnet && { dependsOn: subnet }),
+      },
+    );
+    project.owns("servers", server);
+    const address = spec.ipv4
+      ? server.ipv4Address
+      : spec.ipv6
+        ? server.ipv6Address
+        : server.networks.apply((networks) => networks?.[0]?.ip ?? "");
+    const wanted = pulumi
+      .all([address, identity.publicKey, args.adminPrivateKey, args.adminPublicKey, args.clientPublicKeys])
+      .apply(([host, hostKey, adminPrivateKey, adminPublicKey, clientPublicKeys]): Provisioning => {
+        const files = moduleFiles(parameters, builderNix);
+        return {
+          alias: spec.alias,
+          address: host,
+          port: this.port,
+          hostKey,
+          adminPrivateKey,
+          keyFiles: keyFiles({ clientPublicKeys, adminPublicKey }),
+          moduleFiles: files,
+          applied: appliedMark(files),
+          timeout: fleet.hcloud.bootTimeout,
+        };
+      });
+    const run = scriptCommand("provision/main.ts");
+    const provisioned = new command.Command(
+      `${name}-nixos`,
+      {
+        ...commandDefaults,
+        create: run,
+        update: run,
+        stdin: pulumi.secret(wanted.apply((text) => JSON.stringify(text))),
+        // The key that opened it the last time brings in a new one.
+        addPreviousOutputInEnv: true,
+        triggers: [server.id],
+        logging: "stderr",
+      },
+      { ...child, deletedWith: server, additionalSecretOutputs: ["stdout"] },
+    );
+    const whenProvisioned = (output: pulumi.Output<string>): pulumi.Output<string> =>
+      pulumi.all([output, provisioned.id]).apply(([known]) => known);
+    this.address = whenProvisioned(address);
+    this.hostKey = identity.publicKey;
+    this.generation = whenProvisioned(server.id);
+    this.resource = server;
+    this.placement = pulumi
+      .all([server.serverType, server.location])
+      .apply(([serverType, location]) => ({ serverType, location }));
+    this.admin = {
+      host: this.address,
+      port: this.port,
+      user: "root",
+      privateKey: args.adminPrivateKey,
+      hostKey: this.hostKey,
+    };
+    this.registerOutputs({ address: this.address, placement: this.placement });
+  }
+}
+
+const builderNix = readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8");
+
+function builderParameters(spec: HcloudBuilderSpec, fleet: FleetSpec): BuilderParameters {
+  return {
+    provider: "hcloud",
+    maxJobs: spec.maxJobs ?? null,
+    systemFeatures: [...new Set([...spec.supportedFeatures, ...spec.mandatoryFeatures])],
+    keepDays: 14,
+    automaticUpgrades: fleet.hcloud.automaticUpgrades,
+  };
+}
+
+function imageOf(
+  { image, system }: HcloudBuilderSpec,
+  fleet: FleetSpec,
+  parent: pulumi.Resource,
+): pulumi.Input<string> {
+  if (image.kind === "infect") return fleet.hcloud.baseImage;
+  if ("id" in image) return String(image.id);
+  const withArchitecture = system === "aarch64-linux" ? "arm" : "x86";
+  return getImageOutput({ withSelector: image.selector, withArchitecture, mostRecent: true }, { parent }).apply(
+    ({ id }) => String(id),
+  );
+}

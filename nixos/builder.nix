@@ -1,0 +1,215 @@
+# What every NixOS builder of every provider runs. The fleet writes parameters.json and keys/ beside this file
+# (/etc/nixos/nix-builder), see src/bootstrap/builderFiles.ts.
+{ lib, pkgs, ... }:
+let
+  directory = "/etc/nixos/nix-builder";
+  parameters = builtins.fromJSON (builtins.readFile ./parameters.json);
+
+  # Accepts exactly the commands that Nix sends for ssh-ng:// and ssh://.
+  storeProtocolsOnly = pkgs.writeShellScript "nix-builder-ssh" ''
+    case "$SSH_ORIGINAL_COMMAND" in
+      "nix-daemon --stdio" | "nix-store --serve --write") exec $SSH_ORIGINAL_COMMAND ;;
+      *)
+        echo "nix-builder-fleet: this key may only speak the Nix store protocols; refused" >&2
+        exit 1
+        ;;
+    esac
+  '';
+
+  # Nix settings that depend on the machine; Nix reads them through the include below.
+  sizedSettings = "/run/nix-builder/nix.conf";
+in
+{
+  users.groups.nix-builder = { };
+  users.users.nix-builder = {
+    isSystemUser = true;
+    group = "nix-builder";
+    # A real shell: sshd runs the forced command with it.
+    useDefaultShell = true;
+    home = "/var/empty";
+  };
+
+  services.openssh = {
+    enable = true;
+    openFirewall = true;
+    # The fleet pins this key before the machine exists.
+    hostKeys = [
+      {
+        path = "/etc/ssh/ssh_host_ed25519_key";
+        type = "ed25519";
+      }
+    ];
+    # Nothing but the fleet's files counts: they change by being replaced, without a rebuild.
+    authorizedKeysFiles = lib.mkForce [ "${directory}/keys/%u" ];
+    settings = {
+      PermitRootLogin = lib.mkForce "prohibit-password";
+      PasswordAuthentication = false;
+      KbdInteractiveAuthentication = false;
+      AllowUsers = [
+        "root"
+        "nix-builder"
+      ];
+      HostKeyAlgorithms = "ssh-ed25519";
+      PubkeyAcceptedAlgorithms = "ssh-ed25519";
+      X11Forwarding = false;
+      # Every derivation opens a connection of its own (NixOS/nix#8499).
+      MaxStartups = "100:30:200";
+      MaxSessions = 100;
+      ClientAliveInterval = 30;
+      ClientAliveCountMax = 4;
+    };
+    extraConfig = ''
+      Match User nix-builder
+        ForceCommand ${storeProtocolsOnly}
+        DisableForwarding yes
+        PermitTTY no
+    '';
+  };
+
+  nix = {
+    settings = {
+      # Building what clients send, unsigned inputs included, takes a trusted user: docs/hetzner.md says what that means.
+      trusted-users = [
+        "root"
+        "nix-builder"
+      ];
+      system-features = parameters.systemFeatures;
+      builders-use-substitutes = true;
+      sandbox = true;
+      sandbox-fallback = false;
+    };
+    extraOptions = "!include ${sizedSettings}";
+  };
+
+  systemd.services.nix-builder-sizes = {
+    description = "Nix settings from this machine's processors and disk";
+    wantedBy = [ "nix-daemon.service" ];
+    before = [
+      "nix-daemon.service"
+      "nix-daemon.socket"
+    ];
+    unitConfig.DefaultDependencies = false;
+    after = [ "local-fs.target" ];
+    serviceConfig = {
+      Type = "oneshot";
+      RemainAfterExit = true;
+    };
+    path = [ pkgs.coreutils ];
+    script = ''
+      cpus=$(nproc)
+      jobs=${if parameters.maxJobs == null then "$cpus" else toString parameters.maxJobs}
+      cores=$(( (cpus + jobs - 1) / jobs ))
+      # Two builds may share a processor: most are not parallel all the time.
+      [ "$cores" -ge 2 ] || cores=2
+      disk=$(df --output=size --block-size=1 /nix/store | tail -n 1)
+      mkdir -p ${dirOf sizedSettings}
+      # Freeing starts with room to spare: garbage collection in mid-build can delete inputs (NixOS/nix#1970).
+      cat > ${sizedSettings} <<EOF
+      max-jobs = $jobs
+      cores = $cores
+      min-free = $(( disk / 10 ))
+      max-free = $(( disk / 4 ))
+      EOF
+    '';
+  };
+
+  systemd.services.nix-builder-gc = {
+    description = "Garbage collection that keeps what was built or fetched recently";
+    startAt = "03:15";
+    path = [
+      pkgs.coreutils
+      pkgs.nix
+      pkgs.sqlite
+    ];
+    script = ''
+      roots=/nix/var/nix/gcroots/nix-builder-recent
+      rm -rf $roots
+      mkdir -p $roots
+      since=$(( $(date +%s) - ${toString parameters.keepDays} * 86400 ))
+      sqlite3 -readonly /nix/var/nix/db/db.sqlite \
+        "select path from ValidPaths where registrationTime >= $since" |
+        while read -r path; do ln -s "$path" "$roots/''${path##*/}"; done
+      nix-collect-garbage --delete-older-than ${toString parameters.keepDays}d
+    '';
+  };
+
+  # What builds left that the last shutdown cut off; the second is where Nix builds since 2.30.
+  boot.tmp.cleanOnBoot = true;
+  systemd.tmpfiles.rules = [ "R! /nix/var/nix/builds/*" ];
+  zramSwap.enable = lib.mkForce true;
+  services.journald.extraConfig = ''
+    SystemMaxUse=500M
+    MaxRetentionSec=1month
+  '';
+  system.autoUpgrade = {
+    enable = parameters.automaticUpgrades;
+    allowReboot = false;
+  };
+
+  networking.firewall = {
+    enable = true;
+    # Builds with network access (fixed-output derivations) must not read user data: it holds the host key.
+    extraCommands = ''
+      iptables -I OUTPUT -d 169.254.169.254 -m owner ! --uid-owner 0 -j REJECT
+    '';
+    extraStopCommands = ''
+      iptables -D OUTPUT -d 169.254.169.254 -m owner ! --uid-owner 0 -j REJECT || true
+    '';
+  };
+
+  # A server from a snapshot gets its identity here, before sshd first runs. `npx fleet bake` removes the file `born`.
+  systemd.services.nix-builder-birth = lib.mkIf (parameters.provider == "hcloud") {
+    description = "Host key, keys and parameters from the user data of Hetzner Cloud";
+    wantedBy = [ "multi-user.target" ];
+    before = [ "sshd.service" ];
+    wants = [ "network-online.target" ];
+    after = [ "network-online.target" ];
+    unitConfig.ConditionPathExists = "!${directory}/born";
+    serviceConfig.Type = "oneshot";
+    path = [
+      pkgs.coreutils
+      pkgs.curl
+      pkgs.jq
+    ];
+    script = ''
+      umask 077
+      data=$(curl -sSf --retry 30 --retry-all-errors --retry-max-time 120 http://169.254.169.254/hetzner/v1/userdata)
+      json=$(printf '%s\n' "$data" | tail -n +2)
+      key=/etc/ssh/ssh_host_ed25519_key
+      printf '%s\n' "$json" | jq -er .ssh_keys.ed25519_private > $key.new
+      printf '%s\n' "$json" | jq -er .ssh_keys.ed25519_public > $key.pub
+      mv $key.new $key
+      chmod 644 $key.pub
+      printf '%s\n' "$json" | jq -er '.write_files[] | select(.path | startswith("${directory}/")) | .path' |
+        while read -r path; do
+          mkdir -p "$(dirname "$path")"
+          printf '%s\n' "$json" | jq -ejr --arg path "$path" '.write_files[] | select(.path == $path) | .content' > "$path"
+          chmod 644 "$path"
+        done
+      chmod 755 ${directory} ${directory}/keys
+    '';
+  };
+
+  # Hetzner's DHCP gives the IPv4 address only; the IPv6 address stands in the metadata.
+  systemd.services.nix-builder-ipv6 = lib.mkIf (parameters.provider == "hcloud") {
+    description = "IPv6 address from the metadata of Hetzner Cloud";
+    wantedBy = [ "multi-user.target" ];
+    wants = [ "network-online.target" ];
+    after = [ "network-online.target" ];
+    serviceConfig.Type = "oneshot";
+    path = [
+      pkgs.coreutils
+      pkgs.curl
+      pkgs.gnugrep
+      pkgs.iproute2
+    ];
+    script = ''
+      address=$(curl -sSf --retry 10 --retry-all-errors http://169.254.169.254/hetzner/v1/metadata |
+        grep -oE '[0-9a-f:]*::[0-9a-f]*/64' | head -n 1 || true)
+      [ -n "$address" ] || exit 0
+      interface=$(ip -o -4 route show default | grep -oE 'dev [^ ]+' | cut -d ' ' -f 2 | head -n 1)
+      ip -6 address replace "$address" dev "$interface"
+      ip -6 route replace default via fe80::1 dev "$interface"
+    '';
+  };
+}

@@ -1,0 +1,52 @@
+/** The files of a NixOS builder, the same for every provider: what nixos/builder.nix finds beside it. */
+import { createHash } from "node:crypto";
+
+/** Folder on the builder; NixOS and nixos-infect leave /etc/nixos alone. */
+export const builderDirectory = "/etc/nixos/nix-builder";
+
+/** User that clients log in as. */
+export const builderUser = "nix-builder";
+
+/** What nixos/builder.nix reads from parameters.json. */
+export interface BuilderParameters {
+  readonly provider: "hcloud" | "aws";
+  /** Derivations at once; `null`: as many as there are processors. */
+  readonly maxJobs: number | null;
+  /** `system-features` of Nix. */
+  readonly systemFeatures: readonly string[];
+  /** Days for which garbage collection keeps what was built or fetched. */
+  readonly keepDays: number;
+  /** Whether NixOS upgrades itself every night, without rebooting. */
+  readonly automaticUpgrades: boolean;
+}
+
+/** Public keys that a builder accepts. */
+export interface BuilderKeys {
+  /** May speak the two Nix protocols as `nix-builder`. */
+  readonly clientPublicKeys: readonly string[];
+  /** May do anything, as root. */
+  readonly adminPublicKey: string;
+}
+
+/**
+ * sshd's authorized keys, path below `builderDirectory` → text.
+ *
+ * A client's key is restricted twice, here and by sshd's `Match User`: nixos-infect strips options from root's file, so it
+ * must never be there.
+ */
+export function keyFiles({ clientPublicKeys, adminPublicKey }: BuilderKeys): Readonly<Record<string, string>> {
+  return {
+    "keys/root": `${adminPublicKey.trim()}\n`,
+    [`keys/${builderUser}`]: clientPublicKeys.map((key) => `restrict ${key.trim()}\n`).join(""),
+  };
+}
+
+/** The module and its parameters, path below `builderDirectory` → text. */
+export function moduleFiles(parameters: BuilderParameters, builderNix: string): Readonly<Record<string, string>> {
+  return { "builder.nix": builderNix, "parameters.json": `${JSON.stringify(parameters, null, 2)}\n` };
+}
+
+/** Names a state of the module's files: kept on the builder, it tells whether NixOS runs what the fleet wants. */
+export function appliedMark(files: Readonly<Record<string, string>>): string {
+  return createHash("sha256").update(JSON.stringify(files)).digest("hex");
+}

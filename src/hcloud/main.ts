@@ -1,0 +1,54 @@
+/** The script behind what a fleet needs of Hetzner beside its plugin, run by `command.local.Command`. */
+import { randomBytes } from "node:crypto";
+import { text } from "node:stream/consumers";
+import { HcloudApi } from "./api.ts";
+import { findLabelled, findOrphans, labels, remove, type Known } from "./inventory.ts";
+import { place, release, type Placement } from "./placement.ts";
+import { accessFromEnvironment } from "./access.ts";
+
+const [command] = process.argv.slice(2);
+const actions: Readonly<Record<string, () => Promise<void>>> = {
+  /** Prints what tells this stack's things from those of others with its name. Comes first: says in words when the token is wrong. */
+  "new-stack": async () => {
+    await new HcloudApi(accessFromEnvironment()).request("GET", "/locations?per_page=1");
+    console.log(process.env["PULUMI_COMMAND_STDOUT"] || randomBytes(8).toString("hex"));
+  },
+  /** Deletes whatever still carries the stack's label: runs last, when all that the state knows of is gone. */
+  sweep: async () => {
+    const stack = process.env["PULUMI_COMMAND_STDOUT"]?.trim();
+    if (stack === undefined || stack === "") return;
+    const api = new HcloudApi(accessFromEnvironment());
+    const left = await findLabelled(api, { [labels.stack]: stack });
+    for (const { kind, name } of left) console.error(`${kind} ${name} was left over: deleting it`);
+    await remove(api, left);
+  },
+  /** Deletes what a killed deployment made without writing it down. */
+  "delete-orphans": async () => {
+    const api = new HcloudApi(accessFromEnvironment());
+    const orphans = await findOrphans(api, JSON.parse(await text(process.stdin)) as Known);
+    for (const { kind, name } of orphans) console.error(`${kind} ${name} is left of a killed deployment: deleting it`);
+    await remove(api, orphans);
+  },
+  release: async () => {
+    await release(
+      new HcloudApi(accessFromEnvironment()),
+      JSON.parse(await text(process.stdin)) as Record<string, string>,
+    );
+  },
+  place: async () => {
+    const wanted = JSON.parse(await text(process.stdin)) as Placement;
+    const candidate = await place(new HcloudApi(accessFromEnvironment()), wanted, (progress) => {
+      console.error(`${wanted.alias}: ${progress}`);
+    });
+    console.log(JSON.stringify(candidate));
+  },
+};
+
+try {
+  const action = actions[command ?? ""];
+  if (action === undefined) throw new Error(`usage: main.ts ${Object.keys(actions).join(" | ")}`);
+  await action();
+} catch (error) {
+  console.error(error instanceof Error ? error.message : String(error));
+  process.exitCode = 1;
+}

@@ -1,0 +1,150 @@
+/** The part of the configuration that is about Hetzner Cloud, and what can be known of it without asking the API. */
+import { isIP } from "node:net";
+import * as z from "zod";
+import type { System } from "../nix/system.ts";
+
+/** One server type in one location: `cax31@fsn1`. */
+export interface Candidate {
+  readonly serverType: string;
+  readonly location: string;
+}
+
+/** How a server becomes a NixOS builder. */
+export type HcloudImage =
+  /** A Debian image, turned into NixOS by nixos-infect at first boot. */
+  | { readonly kind: "infect" }
+  /** A snapshot of one's own that runs nixos/builder.nix already: by id, or the newest of a label for the architecture. */
+  | { readonly kind: "snapshot"; readonly id: number }
+  | { readonly kind: "snapshot"; readonly selector: string };
+
+/** Label of the snapshots that `npx fleet bake` makes. */
+export const snapshotLabel = "nix-builder-fleet.snapshot";
+
+const snapshotLabelAny = `${snapshotLabel}=builder`;
+
+const candidate = z
+  .string()
+  .regex(/^[a-z][a-z0-9]*@[a-z]{2,5}[0-9]*$/, "SERVERTYPE@LOCATION, for instance cax31@fsn1")
+  .transform((text): Candidate => {
+    const [serverType = "", location = ""] = text.split("@");
+    return { serverType, location };
+  });
+
+const cidr = z.string().refine((text) => {
+  const [address = "", bits = "", ...rest] = text.split("/");
+  const version = isIP(address);
+  return rest.length === 0 && version !== 0 && /^\d{1,3}$/.test(bits) && Number(bits) <= (version === 4 ? 32 : 128);
+}, "an IP range such as 203.0.113.7/32 or 2001:db8::/64; 0.0.0.0/0 and ::/0 together are everybody");
+
+const image = z
+  .union([z.number(), z.string()])
+  .refine(
+    (value) =>
+      typeof value === "number"
+        ? Number.isInteger(value) && value > 0
+        : /^(infect|snapshot|[A-Za-z0-9][A-Za-z0-9_./-]*=[A-Za-z0-9][A-Za-z0-9_.-]*)$/.test(value),
+    "infect, snapshot (the newest that `npx fleet bake` made), a snapshot's id, or a label of snapshots such as role=nix-builder",
+  )
+  .transform((value): HcloudImage => {
+    if (value === "infect") return { kind: "infect" };
+    if (value === "snapshot") return { kind: "snapshot", selector: snapshotLabelAny };
+    return typeof value === "number" ? { kind: "snapshot", id: value } : { kind: "snapshot", selector: value };
+  });
+
+/** The keys of a builder with `provider: hcloud`. */
+export const hcloudBuilderFields = {
+  candidates: z
+    .array(candidate, "a list such as [cax31@fsn1, cax41@hel1]")
+    .min(1, "at least one SERVERTYPE@LOCATION, in order of preference, for instance [cax31@fsn1, cax41@hel1]"),
+  image: image.default({ kind: "infect" }),
+  ipv4: z.boolean("true or false").default(true),
+  ipv6: z.boolean("true or false").default(true),
+};
+
+/** What a builder's own entry says, after defaults. */
+export interface HcloudBuilderFields {
+  /** In order of preference. */
+  readonly candidates: readonly Candidate[];
+  readonly image: HcloudImage;
+  /** Whether it gets a public IPv4 address, which costs extra. */
+  readonly ipv4: boolean;
+  readonly ipv6: boolean;
+}
+
+/** `access` of the configuration. */
+export const accessSchema = z.strictObject({
+  allowedCidrs: z.array(cidr, "a list of IP ranges").min(1, "at least one IP range, for instance 203.0.113.7/32"),
+});
+
+/** Who may reach the SSH port of cloud builders. */
+export type AccessSpec = z.infer<typeof accessSchema>;
+
+/** `expires` of the configuration. Pulumi hands an unquoted day over as a point in time. */
+export const expiresSchema = z
+  .string()
+  .transform((text) => text.replace(/ 00:00:00 \+0000 UTC$/, ""))
+  .pipe(z.iso.date("a day as YYYY-MM-DD, for instance 2026-12-31"));
+
+/**
+ * `hcloud` of the configuration: what all builders at Hetzner share.
+ *
+ * nixos-infect is pinned by its commit, which git checks: the id is a hash over all of the content.
+ */
+export const hcloudSchema = z.strictObject({
+  network: z
+    .strictObject({
+      ipRange: cidr.default("10.64.0.0/16"),
+      zone: z
+        .string()
+        .regex(/^[a-z]+-[a-z]+$/, "a network zone such as eu-central")
+        .default("eu-central"),
+    })
+    .optional(),
+  spread: z.boolean("true or false").default(false),
+  bootTimeout: z.int("a whole number of seconds").min(1, "a whole number of seconds").default(1200),
+  baseImage: z
+    .string()
+    .regex(/^[a-z0-9.-]+$/, "a system image of Hetzner's, for instance debian-12")
+    .default("debian-12"),
+  nixosRelease: z
+    .string()
+    .regex(/^(\d\d\.\d\d(-small)?|unstable(-small)?)$/, "a release such as 25.11")
+    .default("25.11"),
+  nixosInfect: z
+    .strictObject({
+      repository: z
+        .string()
+        .regex(/^(https|file):\/\/[A-Za-z0-9._~:/@%+-]+$/, "an https:// address of a git repository")
+        .default("https://github.com/elitak/nixos-infect"),
+      commit: z
+        .string()
+        .regex(/^[0-9a-f]{40}$/, "a full commit id")
+        .default("36f48d8feb89ca508261d7390355144fc0048932"),
+    })
+    .prefault({}),
+  automaticUpgrades: z.boolean("true or false").default(false),
+});
+
+/** What all builders at Hetzner share. */
+export type HcloudFleetSpec = z.infer<typeof hcloudSchema>;
+
+/**
+ * The system that a server type runs, by its family: `cax` is Arm (Ampere), `cx`, `cpx` and `ccx` are x86.
+ *
+ * Source: https://docs.hetzner.com/cloud/servers/overview.
+ */
+export function systemOfServerType(serverType: string): System | undefined {
+  if (/^cax\d/.test(serverType)) return "aarch64-linux";
+  return /^(cx|cpx|ccx)\d/.test(serverType) ? "x86_64-linux" : undefined;
+}
+
+/** Why a candidate can't be a builder of `system`, in words; `undefined`: it can, as far as is known here. */
+export function wrongCandidate({ serverType, location }: Candidate, system: System): string | undefined {
+  const runs = systemOfServerType(serverType);
+  const found = `candidates: ${serverType}@${location}`;
+  if (runs === undefined) {
+    return `${found} is no server type of Hetzner Cloud; allowed are cax… (aarch64-linux) and cx…, cpx…, ccx… (x86_64-linux)`;
+  }
+  if (runs === system) return undefined;
+  return `${found} runs ${runs}, but the builder's system is ${system}; allowed are ${system === "aarch64-linux" ? "cax…" : "cx…, cpx… and ccx…"}`;
+}

@@ -1,0 +1,136 @@
+/** Waits until a new machine runs NixOS as a builder, then gives it the fleet's keys and settings of today. */
+import { setTimeout as delay } from "node:timers/promises";
+import { builderDirectory } from "../bootstrap/builderFiles.ts";
+import { conversionLog, stateFile } from "../bootstrap/conversion.ts";
+import { explainFailure } from "../smoke/failure.ts";
+import { connection, type Connection, type Target } from "./ssh.ts";
+
+/** What is wanted of one machine; JSON on the script's standard input, because it holds the key. */
+export interface Provisioning extends Target {
+  /** The builder's alias, for messages. */
+  readonly alias: string;
+  /** OpenSSH private key that opens root. */
+  readonly adminPrivateKey: string;
+  /** Path below `builderDirectory` → text of what sshd reads at every login. */
+  readonly keyFiles: Readonly<Record<string, string>>;
+  /** Path below `builderDirectory` → text of what NixOS is built from. */
+  readonly moduleFiles: Readonly<Record<string, string>>;
+  /** Names the state of `moduleFiles`. */
+  readonly applied: string;
+  /** Seconds until NixOS must answer. */
+  readonly timeout: number;
+}
+
+/** Seconds that a rebuild of NixOS may take. */
+const rebuildTimeout = 1800;
+
+/**
+ * Brings a machine to what is wanted. Safe to repeat; on a machine that is so already, one round trip.
+ *
+ * @param previousKey Private key that opened root the last time: with it a new key is brought in.
+ * @param report Told what the machine is doing, whenever that changes.
+ * @throws Error with the reason in words, fetched from the machine where it can be reached.
+ */
+export async function provision(
+  wanted: Provisioning,
+  previousKey: string | undefined,
+  report: (progress: string) => void,
+): Promise<void> {
+  const keys = [...new Set([wanted.adminPrivateKey, previousKey ?? wanted.adminPrivateKey])];
+  const connections = keys.map((key) => connection(wanted, key));
+  try {
+    const { open, applied } = await whenNixos(wanted, connections, report);
+    await must(open, writeFiles(wanted.keyFiles), 60, `builder ${wanted.alias}: its keys can't be written`);
+    const [own] = connections;
+    if (own !== undefined && open !== own) {
+      await must(own, "true", 60, `builder ${wanted.alias}: the new administration key does not open it`);
+      report("the administration key was replaced");
+    }
+    if (applied === wanted.applied) return;
+    report("rebuilding NixOS with the new settings");
+    const rebuild = [
+      "set -e",
+      writeFiles(wanted.moduleFiles),
+      "nixos-rebuild switch >/var/log/nix-builder-rebuild.log 2>&1 || { tail -n 15 /var/log/nix-builder-rebuild.log >&2; exit 1; }",
+      writeFiles({ applied: wanted.applied }),
+    ].join("\n");
+    await must(own ?? open, rebuild, rebuildTimeout, `builder ${wanted.alias}: nixos-rebuild failed`);
+  } finally {
+    for (const one of connections) one.close();
+  }
+}
+
+/** Prints, line by line: the system's id, what the conversion says, whether the builder user is there, what is applied. */
+const look = `. /etc/os-release; echo "$ID"
+cat ${stateFile} 2>/dev/null || echo starting
+id -u nix-builder >/dev/null 2>&1 && echo ready || echo "no user"
+cat ${builderDirectory}/applied 2>/dev/null || echo nothing
+`;
+
+interface Answer {
+  readonly open: Connection;
+  readonly applied: string;
+}
+
+async function whenNixos(
+  wanted: Provisioning,
+  connections: readonly Connection[],
+  report: (progress: string) => void,
+): Promise<Answer> {
+  const deadline = Date.now() + wanted.timeout * 1000;
+  let last = "";
+  const say = (progress: string): void => {
+    if (progress !== last) report(progress);
+    last = progress;
+  };
+  for (let pause = 100; ; pause = Math.min(pause * 1.5, 5000)) {
+    for (const open of connections) {
+      const left = Math.max(1, (deadline - Date.now()) / 1000);
+      const { code, stdout, stderr } = await open.run(look, Math.min(60, left));
+      if (code !== 0) {
+        const { reason } = explainFailure(stderr);
+        if (/IDENTIFICATION HAS CHANGED|Host key verification failed|host key is known/i.test(stderr)) {
+          throw new Error(`builder ${wanted.alias} (${wanted.address}) is refused: ${reason}.`);
+        }
+        say(`waiting for SSH (${reason})`);
+        continue;
+      }
+      const [system, state = "", user, applied = ""] = stdout.split("\n");
+      if (state.startsWith("failed: ")) await explainConversion(wanted, open, state.slice("failed: ".length));
+      if (system === "nixos" && user === "ready") return { open, applied };
+      say(system === "nixos" ? "NixOS is starting" : state);
+      break;
+    }
+    if (Date.now() + pause > deadline) {
+      throw new Error(
+        `builder ${wanted.alias} (${wanted.address}) is no NixOS builder after ${wanted.timeout} s (hcloud.bootTimeout); ` +
+          `its last state: ${last}. Look at it with its console, or run \`pulumi up\` again to go on waiting.`,
+      );
+    }
+    await delay(pause);
+  }
+}
+
+async function explainConversion({ alias }: Provisioning, open: Connection, reason: string): Promise<never> {
+  const { stdout } = await open.run(`tail -n 15 ${conversionLog}`, 30);
+  throw new Error(
+    `builder ${alias} could not be converted to NixOS: ${reason}. The end of its log (${conversionLog}):\n${stdout.trimEnd()}\n` +
+      "Once mended, `pulumi up --replace` of its server starts over.",
+  );
+}
+
+/** Shell that writes public files, each renamed into place. */
+function writeFiles(files: Readonly<Record<string, string>>): string {
+  return Object.entries(files)
+    .map(([name, text]) => {
+      const path = `${builderDirectory}/${name}`;
+      const content = Buffer.from(text).toString("base64");
+      return `umask 022 && mkdir -p "$(dirname ${path})" && echo '${content}' | base64 -d >${path}.new && mv ${path}.new ${path} || exit 1`;
+    })
+    .join("\n");
+}
+
+async function must(open: Connection, script: string, seconds: number, problem: string): Promise<void> {
+  const { code, stderr } = await open.run(script, seconds);
+  if (code !== 0) throw new Error(`${problem}: ${stderr.trim() || `exit code ${code}`}`);
+}

@@ -1,0 +1,61 @@
+/** Runs commands on a machine as root, over ssh with the pinned host key and nothing of this user's own configuration. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { execa } from "execa";
+
+/** Where to connect. */
+export interface Target {
+  readonly address: string;
+  readonly port: number;
+  /** OpenSSH public host key line; no other key is accepted. */
+  readonly hostKey: string;
+}
+
+/** What came of one command. */
+export interface Outcome {
+  /** The command's exit code; 255 is ssh's own. */
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** A way to run commands on one machine with one private key. */
+export interface Connection {
+  /** Runs a POSIX shell script, sent on standard input so that it appears in no process list. */
+  readonly run: (script: string, seconds: number) => Promise<Outcome>;
+  /** Removes the key from this machine's disk. */
+  readonly close: () => void;
+}
+
+/** @param privateKey OpenSSH private key (PEM); on disk only while the connection is open, readable to this user alone. */
+export function connection({ address, port, hostKey }: Target, privateKey: string): Connection {
+  const directory = mkdtempSync(`${tmpdir()}/fleet-ssh-`);
+  writeFileSync(`${directory}/key`, `${privateKey.trimEnd()}\n`, { mode: 0o600 });
+  writeFileSync(`${directory}/known_hosts`, `machine ${hostKey.trim()}\n`);
+  const options = [
+    "HostKeyAlias=machine",
+    `UserKnownHostsFile=${directory}/known_hosts`,
+    "GlobalKnownHostsFile=/dev/null",
+    "StrictHostKeyChecking=yes",
+    "HostKeyAlgorithms=ssh-ed25519",
+    `IdentityFile=${directory}/key`,
+    "IdentitiesOnly=yes",
+    "IdentityAgent=none",
+    "BatchMode=yes",
+    "ConnectTimeout=10",
+    "ServerAliveInterval=5",
+    "ServerAliveCountMax=3",
+    "LogLevel=ERROR",
+  ].flatMap((option) => ["-o", option]);
+  const args = ["-F", "none", "-T", ...options, "-p", String(port), `root@${address}`, "sh -s"];
+  return {
+    run: async (script, seconds) => {
+      const result = await execa("ssh", args, { input: script, reject: false, timeout: seconds * 1000 });
+      if (result.timedOut) return { code: 255, stdout: result.stdout, stderr: `timed out after ${seconds} s` };
+      return { code: result.exitCode ?? 255, stdout: result.stdout, stderr: result.stderr || (result.message ?? "") };
+    },
+    close: () => {
+      rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}

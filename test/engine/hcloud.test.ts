@@ -1,0 +1,321 @@
+import { createInterface } from "node:readline";
+import { execa } from "execa";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, onTestFailed } from "vitest";
+import { connection } from "../../src/provision/ssh.ts";
+import { toHostKey } from "../../src/ssh/hostKey.ts";
+import type { BuildMachine } from "../../src/nix/buildMachine.ts";
+import { systemOfThisMachine } from "../../src/nix/system.ts";
+import { withCloudPlugins } from "../../tools/setup/cloudPlugins.ts";
+import { setUp } from "../../tools/setup/index.ts";
+import { TestDeployment } from "../support/engine.ts";
+import { EmulatedApi, type Fault } from "../support/hcloud/emulatedApi.ts";
+import { hostObstacle } from "../support/hcloud/host.ts";
+import { NixosInfect } from "../support/hcloud/nixosInfect.ts";
+
+const obstacle = hostObstacle();
+if (obstacle !== undefined) console.log(`skipped: the emulated Hetzner Cloud. ${obstacle}`);
+
+const system = systemOfThisMachine() ?? "x86_64-linux";
+const [first, second] = system === "x86_64-linux" ? ["ccx23@fsn1", "cpx42@hel1"] : ["cax31@fsn1", "cax41@hel1"];
+const own = { name: "own", provider: "hcloud", system, candidates: [first, second] };
+
+describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud", { timeout: 5 * 60_000 }, () => {
+  let infect: NixosInfect;
+  let api: EmulatedApi;
+  let fleet: TestDeployment;
+
+  beforeAll(async () => {
+    // Builds the plugin where it can't be downloaded.
+    await withCloudPlugins((await setUp()).env, ["hcloud"]);
+    infect = new NixosInfect();
+  }, 20 * 60_000);
+  afterAll(() => {
+    infect.remove();
+  });
+
+  const configuration = (builders: unknown[] = [own], hcloud: Record<string, unknown> = {}) => ({
+    builders,
+    access: { allowedCidrs: ["127.0.0.0/8"] },
+    expires: "2026-12-31",
+    hcloud: { nixosInfect: infect.configuration, bootTimeout: 30, ...hcloud },
+    smokeTimeout: 30,
+  });
+
+  beforeEach(async () => {
+    api = await EmulatedApi.start();
+    fleet = await TestDeployment.create(configuration(), api.env, ["hcloud"]);
+    onTestFailed(() => {
+      for (const { name } of api.all("servers")) console.log(api.hostLog(name));
+    });
+  });
+  /** However a test went, `destroy` leaves nothing that costs money or is in the way. */
+  afterEach(async () => {
+    try {
+      api.faults.length = 0;
+      api.actionPolls = 0;
+      await fleet.remove();
+      expect(api.inventory()).toEqual([]);
+    } finally {
+      await api.stop();
+    }
+  });
+
+  const up = async (): Promise<string> => {
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).toBe(0);
+    return output;
+  };
+  const failingUp = async (): Promise<string> => {
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).not.toBe(0);
+    return output;
+  };
+  const outputs = async () =>
+    (await fleet.outputs()) as { builders: BuildMachine[]; verification: unknown; adminPrivateKey: string };
+  const serverIds = (): number[] => api.all("servers").map(({ id }) => id);
+  const urns = async (): Promise<string[]> => {
+    const { output } = await fleet.pulumi("stack", "--show-urns");
+    return [...output.matchAll(/urn:pulumi:\S+/g)].map(([urn]) => urn);
+  };
+  const kill = async (line: RegExp): Promise<void> => {
+    const cli = fleet.start("up", "--yes", "--skip-preview");
+    for await (const text of createInterface({ input: cli.all })) if (line.test(text)) cli.kill("SIGKILL");
+    expect((await cli).signal).toBe("SIGKILL");
+    api.actionPolls = 0;
+    await fleet.pulumi("cancel", "--yes");
+  };
+
+  it("goes from nothing to verified, labelled and closed, and from there to no change without a question to the API", async () => {
+    api.actionPolls = 2;
+    await up();
+    const { builders, verification } = await outputs();
+    expect(verification).toMatchObject({ own: { verified: true } });
+    expect(builders).toMatchObject([{ sshUser: "nix-builder", port: 22 }]);
+    const [server] = api.all("servers");
+    expect(server).toMatchObject({
+      server_type: { name: first?.split("@")[0] },
+      location: { name: "fsn1" },
+      labels: {
+        "nix-builder-fleet.fleet": fleet.stack,
+        "nix-builder-fleet.builder": "own",
+        "nix-builder-fleet.expires": "2026-12-31",
+      },
+    });
+    expect(api.all("firewalls")).toMatchObject([
+      {
+        rules: [{ port: "22", source_ips: ["127.0.0.0/8"] }, { protocol: "icmp" }],
+        applied_to: [{ server: { id: server?.id } }],
+      },
+    ]);
+    api.requests.length = 0;
+    expect(await up()).toMatch(/unchanged/);
+    expect(api.requests).toEqual([]);
+  });
+
+  it("lets clients speak the store protocols and nothing else, and the administrator everything", async () => {
+    await up();
+    const { builders, adminPrivateKey, ...more } = await outputs();
+    const [builder] = builders;
+    if (builder === undefined) throw new Error("no builder");
+    const target = { address: builder.hostName, port: builder.port, hostKey: toHostKey(builder.publicHostKey) };
+    const root = connection(target, adminPrivateKey);
+    expect(await root.run("id -un", 20)).toMatchObject({ code: 0, stdout: "root" });
+    root.close();
+    const key = `${fleet.directory}/client/id_ed25519`;
+    const ssh = ["-F", `${fleet.directory}/client/ssh_config`, "-i", key, builder.alias, "id"];
+    const { exitCode, stderr } = await execa("ssh", ssh, { reject: false });
+    expect({ exitCode, stderr }).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("refused") as unknown });
+    const asRoot = await execa("ssh", [...ssh.slice(0, 4), "-l", "root", builder.alias, "id"], { reject: false });
+    expect(asRoot.stderr).toMatch(/Permission denied/);
+    expect(JSON.stringify(more)).not.toContain("PRIVATE KEY-----\\nb3BlbnNzaC1rZXktdjEAAAAA".repeat(2));
+  });
+
+  describe("places", () => {
+    it("go to the next candidate when the first has run out, which only shows when one tries", async () => {
+      api.faults.push(({ method, path, body }) =>
+        method === "POST" && path === "/servers" && body["location"] === "fsn1"
+          ? { status: 412, code: "resource_unavailable", message: "error during placement" }
+          : undefined,
+      );
+      expect(await up()).toMatch(/in fsn1 can't be had: error during placement/);
+      expect(api.all("servers")).toMatchObject([{ location: { name: "hel1" } }]);
+      api.faults.length = 0;
+      // What became free again is no reason to move.
+      expect(await up()).toMatch(/unchanged/);
+    });
+
+    it("are taken one by one: two builders never count on the last machine of a type", async () => {
+      const held = (): number =>
+        api.all("servers").filter(({ location }) => (location as { name: string }).name === "fsn1").length;
+      api.faults.push(({ method, path, body }) =>
+        method === "POST" && path === "/servers" && body["location"] === "fsn1" && held() >= 1
+          ? { status: 412, code: "resource_unavailable", message: "error during placement" }
+          : undefined,
+      );
+      fleet.configure(configuration([{ ...own, count: 2 }]));
+      await up();
+      const places = api.all("servers").map(({ location }) => (location as { name: string }).name);
+      expect(places.sort()).toEqual(["fsn1", "hel1"]);
+    });
+
+    it("that nobody has are named, each with its reason", async () => {
+      api.sellOut(first?.split("@")[0] ?? "", "fsn1");
+      fleet.configure(configuration([{ ...own, candidates: [first, second?.replace("hel1", "sin1")] }]));
+      const output = await failingUp();
+      expect(output).toContain("none of its candidates can be had");
+      expect(output).toMatch(/fsn1: sold out at the moment/);
+      expect(output).toMatch(/sin1: this server type does not exist in this location/);
+    });
+  });
+
+  it("replaces the administration key and the clients' key over SSH, without touching the server", async () => {
+    await up();
+    const before = await outputs();
+    const ids = serverIds();
+    const keys = (await urns()).filter((urn) => /PrivateKey::(admin|client)$/.test(urn));
+    expect(keys).toHaveLength(2);
+    const { exitCode, output } = await fleet.pulumi(
+      ...["up", "--yes", "--skip-preview", "--suppress-progress", "--suppress-outputs"],
+      ...keys.flatMap((urn) => ["--replace", urn]),
+    );
+    expect(exitCode, output).toBe(0);
+    expect(serverIds()).toEqual(ids);
+    const after = await outputs();
+    expect(after.adminPrivateKey).not.toBe(before.adminPrivateKey);
+    expect(after.verification).toMatchObject({ own: { verified: true } });
+    expect(after.builders).toEqual(before.builders);
+    const [builder] = after.builders;
+    const target = { address: builder?.hostName ?? "", port: 22, hostKey: toHostKey(builder?.publicHostKey ?? "") };
+    const old = connection(target, before.adminPrivateKey);
+    expect(await old.run("true", 20)).toMatchObject({ code: 255, stderr: expect.stringMatching(/denied/) as unknown });
+    old.close();
+    expect(await up()).toMatch(/unchanged/);
+  });
+
+  it("changes a builder's settings by rebuilding NixOS, without touching the server", async () => {
+    await up();
+    const ids = serverIds();
+    fleet.configure(configuration([{ ...own, supportedFeatures: ["big-parallel"], maxJobs: 3 }]));
+    expect(await up()).toContain("rebuilding NixOS with the new settings");
+    expect(serverIds()).toEqual(ids);
+    expect(await outputs()).toMatchObject({ builders: [{ maxJobs: 3, supportedFeatures: ["big-parallel"] }] });
+  });
+
+  it("has a private network and a placement group where asked for", async () => {
+    fleet.configure(configuration([{ ...own, candidates: [first] }], { network: {}, spread: true }));
+    await up();
+    const [network] = api.all("networks");
+    expect(api.all("servers")).toMatchObject([
+      { private_net: [{ network: network?.id }], placement_group: { type: "spread" } },
+    ]);
+    expect(await up()).toMatch(/unchanged/);
+  });
+
+  describe("is destroyed", () => {
+    it("when somebody else has deleted its server", async () => {
+      await up();
+      await api.deleteServer(api.all("servers")[0]?.name ?? "");
+    });
+
+    it("when its server is unreachable", async () => {
+      await up();
+      await api.powerOff(api.all("servers")[0]?.name ?? "");
+    });
+
+    it("when its server never got anywhere", async () => {
+      fleet.configure(configuration([{ ...own, candidates: [first] }], { bootTimeout: 3 }));
+      api.bootFault = "never opens SSH";
+      const output = await failingUp();
+      expect(output).toMatch(
+        /is no NixOS builder after 3 s .*bootTimeout.*last state: waiting for SSH \(nothing listens/,
+      );
+    });
+  });
+
+  it("refuses a server that answers with another host key, and says so", async () => {
+    api.bootFault = "another host key";
+    const output = await failingUp();
+    expect(output).toMatch(/is refused: it presents another host key than the pinned one, so nothing was sent to it/);
+  });
+
+  it("says why a conversion failed, with the end of its log from the machine", async () => {
+    const broken = new NixosInfect("no space left for the revolution");
+    try {
+      fleet.configure(configuration([own], { nixosInfect: broken.configuration }));
+      const output = await failingUp();
+      expect(output).toContain("could not be converted to NixOS: nixos-infect ended with exit code 1");
+      expect(output).toContain("no space left for the revolution");
+    } finally {
+      broken.remove();
+    }
+  });
+
+  it("does not run another nixos-infect than the pinned one", async () => {
+    const commit = "0".repeat(40);
+    fleet.configure(configuration([own], { nixosInfect: { ...infect.configuration, commit } }));
+    // git is tried with growing pauses, in case the network is not up yet.
+    api.bootFault = "git fails at once";
+    expect(await failingUp()).toMatch(/nixos-infect could not be fetched from .* at 0{40}/);
+  });
+
+  it("says that the token is wrong, before anything is made", async () => {
+    api.faults.push(() => ({ status: 401, code: "unauthorized" }));
+    const output = await failingUp();
+    expect(output).toContain("the Hetzner Cloud API refuses the token; set hcloud:token");
+    expect(api.inventory()).toEqual([]);
+  });
+
+  it("says that the project's limit of servers is reached", async () => {
+    api.faults.push(({ method, path }) =>
+      method === "POST" && path === "/servers"
+        ? { status: 403, code: "resource_limit_exceeded", message: "server limit exceeded" }
+        : undefined,
+    );
+    expect(await failingUp()).toMatch(/limit of servers is reached \(server limit exceeded\).*console under Limits/);
+  });
+
+  it.each<[string, ReturnType<Fault>]>([
+    ["is over its rate limit", { status: 429, code: "rate_limit_exceeded" }],
+    ["is down", { status: 502, code: "" }],
+  ])("waits while the API %s", async (_, answer) => {
+    const seen = new Map<string, number>();
+    api.faults.push(({ method, path }) => {
+      const times = (seen.get(`${method} ${path}`) ?? 0) + 1;
+      seen.set(`${method} ${path}`, times);
+      return times === 1 && /firewalls|server_types/.test(path) ? answer : undefined;
+    });
+    await up();
+  });
+
+  it("can be resumed when the API went away in the middle", async () => {
+    let down = false;
+    api.faults.push(({ method, path }) => {
+      if (method === "POST" && path === "/firewalls") down = true;
+      return down && !path.startsWith("/locations") ? "hang up" : undefined;
+    });
+    fleet.configure(configuration([{ ...own, candidates: [first] }]));
+    await failingUp();
+    api.faults.length = 0;
+    await up();
+  });
+
+  it.each([
+    ["while a place is held", /Command own-placement creating/],
+    ["while its server is made", /hcloud:index:Server own creating/],
+    ["while NixOS is installed", /Command own-nixos creating/],
+  ])("killed %s is resumed by the next `up`, and nothing is there twice", async (_, line) => {
+    api.actionPolls = 4;
+    await kill(line);
+    await up();
+    expect(await outputs()).toMatchObject({ verification: { own: { verified: true } } });
+    expect(api.inventory()).toHaveLength(3);
+  });
+
+  it.each([
+    ["while a place is held", /Command own-placement creating/],
+    ["while its server is made", /hcloud:index:Server own creating/],
+  ])("killed %s is destroyed without a rest", async (_, line) => {
+    api.actionPolls = 4;
+    await kill(line);
+  });
+});

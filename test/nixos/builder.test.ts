@@ -1,0 +1,101 @@
+import { execFileSync, spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { afterAll, describe, expect, it } from "vitest";
+import { keyFiles, type BuilderParameters } from "../../src/bootstrap/builderFiles.ts";
+import { evaluateBuilder, sshdConfig } from "./evaluateBuilder.ts";
+
+const directory = mkdtempSync(`${tmpdir()}/builder-nix-`);
+afterAll(() => {
+  rmSync(directory, { recursive: true });
+});
+
+describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
+  const evaluate = (changed?: Partial<BuilderParameters>) => evaluateBuilder(directory, changed);
+  const builder = evaluate();
+
+  it("gives sshd a configuration that it accepts, with keys alone and the client bound to the forced command", () => {
+    const own = mkdtempSync(`${directory}/`);
+    execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", `${own}/key`]);
+    writeFileSync(`${own}/sshd_config`, `HostKey ${own}/key\n${sshdConfig(builder).config}`);
+    const effective = (user: string): string =>
+      execFileSync("/usr/sbin/sshd", ["-T", "-f", `${own}/sshd_config`, "-C", `user=${user},host=h,addr=192.0.2.1`], {
+        encoding: "utf8",
+      });
+    const client = effective("nix-builder");
+    expect(client).toMatch(/^forcecommand .*nix-builder-ssh$/m);
+    expect(client).toMatch(/^disableforwarding yes$/m);
+    expect(client).toMatch(/^permittty no$/m);
+    expect(client).toMatch(/^passwordauthentication no$/m);
+    expect(client).toMatch(/^maxstartups 100:30:200$/m);
+    expect(client).toMatch(/^authorizedkeysfile \/etc\/nixos\/nix-builder\/keys\/%u$/m);
+    expect(effective("root")).toMatch(/^forcecommand none$/m);
+  });
+
+  it("lets the forced command run the two store protocols and exit with 1 on anything else", () => {
+    const path = /ForceCommand (\S+)/.exec(builder.services.openssh.extraConfig)?.[1] ?? "";
+    const run = (command: string) =>
+      spawnSync("/bin/sh", [path], { env: { PATH: "/nowhere", SSH_ORIGINAL_COMMAND: command }, encoding: "utf8" });
+    // With no Nix on PATH, what is allowed ends with 127, "not found".
+    expect(run("nix-daemon --stdio").stderr).toMatch(/nix-daemon.*not found/);
+    expect(run("nix-store --serve --write").stderr).toMatch(/nix-store.*not found/);
+    for (const refused of ["", "sh", "nix-daemon --stdio; id", "nix-store --serve", "nix-daemon  --stdio"]) {
+      expect(run(refused)).toMatchObject({ status: 1, stdout: "" });
+    }
+  });
+
+  it("tells Nix the configured features, trusts the builder user, and sizes the rest on the machine", () => {
+    expect(builder.nix.settings).toMatchObject({
+      "system-features": ["big-parallel", "kvm"],
+      "trusted-users": ["root", "nix-builder"],
+      sandbox: true,
+    });
+    expect(builder.nix.extraOptions).toBe("!include /run/nix-builder/nix.conf");
+    const own = mkdtempSync(`${directory}/`);
+    const script = (builder.systemd.services["nix-builder-sizes"]?.script ?? "")
+      .replaceAll("/run/nix-builder", own)
+      .replace("/nix/store", "/");
+    execFileSync("bash", ["-eu"], { input: script });
+    const cpus = execFileSync("nproc", { encoding: "utf8" }).trim();
+    expect(readFileSync(`${own}/nix.conf`, "utf8")).toMatch(
+      new RegExp(`^max-jobs = ${cpus}\ncores = 2\nmin-free = [1-9]\\d{6,}\nmax-free = [1-9]\\d{6,}\n$`),
+    );
+  });
+
+  it("takes maxJobs where it is configured", () => {
+    expect(evaluate({ maxJobs: 3 }).systemd.services["nix-builder-sizes"]?.script).toContain("jobs=3\n");
+  });
+
+  it("has no syntax error in any of its scripts", () => {
+    for (const [name, { script }] of Object.entries(builder.systemd.services)) {
+      const check = spawnSync("bash", ["-n"], { input: script ?? "", encoding: "utf8" });
+      expect(check, `${name}: ${check.stderr}`).toMatchObject({ status: 0 });
+    }
+  });
+
+  it("upgrades itself only when told to, and is born from user data only at Hetzner", () => {
+    expect(builder.system.autoUpgrade.enable).toBe(false);
+    expect(evaluate({ automaticUpgrades: true }).system.autoUpgrade.enable).toBe(true);
+    expect(builder.systemd.services["nix-builder-birth"]?.script).toContain("169.254.169.254");
+    expect(evaluate({ provider: "aws" }).systemd.services["nix-builder-birth"]).toEqual({});
+  });
+
+  it("keeps builds away from the metadata service", () => {
+    expect(builder.networking.firewall.extraCommands).toMatch(
+      /-d 169\.254\.169\.254 -m owner ! --uid-owner 0 -j REJECT/,
+    );
+  });
+});
+
+describe("a builder's key files", () => {
+  it("never lets the client's key near root", () => {
+    const files = keyFiles({
+      clientPublicKeys: ["ssh-ed25519 AAAAclient", "ssh-ed25519 AAAAother"],
+      adminPublicKey: "ssh-ed25519 AAAAadmin",
+    });
+    expect(files).toEqual({
+      "keys/root": "ssh-ed25519 AAAAadmin\n",
+      "keys/nix-builder": "restrict ssh-ed25519 AAAAclient\nrestrict ssh-ed25519 AAAAother\n",
+    });
+  });
+});

@@ -1,0 +1,114 @@
+/**
+ * A stand-in for nixos-infect, in a git repository of its own: turns an emulated Debian into what NixOS would be with
+ * nixos/builder.nix, as far as a client can tell. sshd's configuration and the forced command are those that the module itself
+ * evaluates to.
+ */
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { findLocalTools } from "../../../src/local/tools.ts";
+import type { System } from "../../../src/nix/system.ts";
+import { systemOfThisMachine } from "../../../src/nix/system.ts";
+import { evaluateBuilder, sshdConfig } from "../../nixos/evaluateBuilder.ts";
+
+/** The repository; its `configuration` goes into the stack's `hcloud`. */
+export class NixosInfect {
+  readonly configuration: { readonly repository: string; readonly commit: string };
+  /** Visible to every emulated host; they hide /tmp. */
+  readonly #directory: string;
+
+  /** @param breaks What it says and exits with 1 instead of converting. */
+  constructor(breaks?: string) {
+    this.#directory = mkdtempSync("/var/lib/fleet-nixos-infect-");
+    const git = (...words: string[]): string =>
+      execFileSync("git", ["-c", "user.name=test", "-c", "user.email=test@localhost", ...words], {
+        cwd: this.#directory,
+        encoding: "utf8",
+      }).trim();
+    git("init", "-q");
+    writeFileSync(
+      join(this.#directory, "nixos-infect"),
+      breaks === undefined ? convert() : `echo '${breaks}'; exit 1\n`,
+    );
+    git("add", ".");
+    git("commit", "-q", "-m", "stand-in");
+    git("config", "uploadpack.allowAnySHA1InWant", "true");
+    this.configuration = { repository: `file://${this.#directory}`, commit: git("rev-parse", "HEAD") };
+  }
+
+  remove(): void {
+    rmSync(this.#directory, { recursive: true, force: true });
+  }
+}
+
+function convert(): string {
+  const own = mkdtempSync(`${tmpdir()}/fleet-module-`);
+  const module = evaluateBuilder(own);
+  const { config, forcedCommand } = sshdConfig(module);
+  rmSync(own, { recursive: true });
+  const system = systemOfThisMachine();
+  if (system === undefined) throw new Error("emulated hosts need Linux on x86_64 or Arm");
+  const shells = (["x86_64-linux", "aarch64-linux"] as const).flatMap((one) => shellOf(one));
+  return `set -eu
+[ "$NIXOS_IMPORT" = ./nix-builder/builder.nix ]
+[ -e /etc/nixos/nix-builder/builder.nix ]
+cat >/etc/nix-ssh <<'EOF'
+${forcedCommand.trimEnd()}
+EOF
+chmod 755 /etc/nix-ssh
+cat >/etc/sshd_nixos <<'EOF'
+HostKey /etc/ssh/ssh_host_ed25519_key
+PidFile none
+${config.replace(/ForceCommand \S+/, "ForceCommand /etc/nix-ssh").trimEnd()}
+EOF
+cat >/etc/nixos-boot <<'EOF'
+getent group nix-builder >/dev/null || echo 'nix-builder:x:29999:' >>/etc/group
+id -u nix-builder >/dev/null 2>&1 || echo 'nix-builder:x:29999:29999::/var/empty:/bin/sh' >>/etc/passwd
+getent group nixbld >/dev/null || {
+  members=
+  for i in 1 2 3 4 5 6 7 8; do
+    echo "nixbld$i:x:$((30000 + i)):30000::/var/empty:/bin/false" >>/etc/passwd
+    members=$members,nixbld$i
+  done
+  echo "nixbld:x:30000:$members" | sed 's/:,/:/' >>/etc/group
+}
+sed -i 's/^root:[^:]*:/root:*:/' /etc/shadow
+grep -q ^nix-builder: /etc/shadow || echo 'nix-builder:*:1::::::' >>/etc/shadow
+mkdir -p /etc/nix /var/empty
+shell='${shells[0] ?? ""}'
+extra=
+case " $(cat /etc/emulated-system 2>/dev/null) " in
+  *" aarch64-linux "*) shell='${shells[1] ?? ""}' extra=aarch64-linux ;;
+esac
+cat >/etc/nix/nix.conf <<CONF
+build-users-group = nixbld
+trusted-users = root nix-builder
+sandbox = true
+sandbox-fallback = false
+sandbox-paths = /bin/sh=$shell
+substituters =
+extra-platforms = $extra
+system-features = $(sed -n '/"systemFeatures"/,/]/p' /etc/nixos/nix-builder/parameters.json | grep -oE '"[^"]+"' | grep -v systemFeatures | tr -d '"' | tr '\\n' ' ')
+CONF
+nix-daemon &
+/usr/sbin/sshd -D -e -f /etc/sshd_nixos -o ListenAddress="$(cat /etc/emulated-address)":22 &
+EOF
+cat >/usr/local/sbin/nixos-rebuild <<'EOF'
+#!/bin/sh
+echo "$@" >>/etc/nixos/rebuilds
+EOF
+chmod 755 /usr/local/sbin/nixos-rebuild
+echo 'ID=nixos' >/etc/os-release
+touch /etc/NIXOS
+`;
+}
+
+/** Where the shell for the sandbox is; nowhere for a system whose programs can't run here. */
+function shellOf(system: System): string[] {
+  try {
+    return [findLocalTools(system).shell];
+  } catch {
+    return [];
+  }
+}

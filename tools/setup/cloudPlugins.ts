@@ -1,0 +1,129 @@
+/** The plugins of clouds: got only when a stack or a test needs one, because building one takes minutes. */
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { cp, rm } from "node:fs/promises";
+import { delimiter, dirname, join } from "node:path";
+import { cacheDirectory, checkout } from "../launch.mjs";
+import { cached } from "./cache.ts";
+import { run } from "./commands.ts";
+import { isReachable, publishedSha256 } from "./download.ts";
+import { findGo } from "./go.ts";
+import { findProgram, isProgram, thisHost, type Host } from "./host.ts";
+import { pluginDirectory } from "./plugins.ts";
+import { step } from "./progress.ts";
+
+/** The plugins that tools/plugins holds a Go module for. */
+export const cloudPluginNames = ["hcloud"] as const;
+
+export type CloudPluginName = (typeof cloudPluginNames)[number];
+
+/** The providers of clouds that any stack of a checkout has builders of, by its stack files. */
+export function cloudPluginsInUse(directory: string = checkout): CloudPluginName[] {
+  const texts = readdirSync(directory)
+    .filter((name) => /^Pulumi\..+\.yaml$/.test(name))
+    .map((name) => readFileSync(join(directory, name), "utf8"));
+  return cloudPluginNames.filter((name) =>
+    texts.some((text) => new RegExp(`\\bprovider["']?\\s*:\\s*["']?${name}\\b`).test(text)),
+  );
+}
+
+/**
+ * Makes sure of the plugins and puts them on PATH. Those that were built before are on it always: a stack that has
+ * dropped its last builder in a cloud still needs the plugin to delete it.
+ *
+ * @param env With Pulumi's CLI on PATH.
+ */
+export async function withCloudPlugins(
+  env: NodeJS.ProcessEnv,
+  names: readonly CloudPluginName[] = cloudPluginsInUse(),
+): Promise<NodeJS.ProcessEnv> {
+  const host = thisHost();
+  const directories: string[] = [];
+  for (const name of cloudPluginNames) {
+    const found = names.includes(name) ? await findCloudPlugin(host, name, env) : builtBefore(host, name);
+    if (found !== undefined) directories.push(found);
+  }
+  return { ...env, PATH: [...directories, env["PATH"] ?? ""].join(delimiter) };
+}
+
+/** The directory to be put on PATH; `undefined` where Pulumi finds the plugin by itself. */
+async function findCloudPlugin(host: Host, name: CloudPluginName, env: NodeJS.ProcessEnv): Promise<string | undefined> {
+  const version = packageVersion(name);
+  const program = `pulumi-resource-${name}`;
+  const installed = join(pluginDirectory(env), `resource-${name}-v${version}`, program);
+  if (isProgram(installed) || findProgram(program) !== undefined) return undefined;
+  const built = builtBefore(host, name);
+  if (built !== undefined) return built;
+  const official = await Promise.all(["https://get.pulumi.com", "https://github.com"].map((url) => isReachable(url)));
+  if (official.every(Boolean)) {
+    try {
+      await step(`downloading the Pulumi plugin ${name} ${version}`, () => install(host, name, version, env));
+      return undefined;
+    } catch {
+      // What can't be downloaded is built; the log has the reason.
+    }
+  }
+  return cached(entryName(host, name), (directory) =>
+    step(
+      `building the Pulumi plugin ${name} ${version} from Go modules`,
+      () => build(host, name, version, directory),
+      "about 3 minutes",
+    ),
+  );
+}
+
+async function install(host: Host, name: string, version: string, env: NodeJS.ProcessEnv): Promise<void> {
+  const file = `pulumi-resource-${name}-v${version}-${host.platform.replace("x64", "amd64")}.tar.gz`;
+  const release = `https://github.com/pulumi/pulumi-${name}/releases/download/v${version}`;
+  const sha256 = await publishedSha256(`${release}/pulumi-${name}_${version}_checksums.txt`, file);
+  const args = ["plugin", "install", "resource", name, `v${version}`, "--checksum", sha256];
+  await run("pulumi", args, { env, seconds: 300 });
+}
+
+/**
+ * Builds a bridge over a Terraform provider: first the program that writes the schema, then the plugin with the schema in it.
+ * Go checks every module against the go.sum that the checkout pins.
+ */
+async function build(host: Host, name: string, version: string, directory: string): Promise<void> {
+  const source = join(directory, "source");
+  await cp(join(checkout, "tools", "plugins", name), source, { recursive: true });
+  const go = await findGo(host, directory);
+  try {
+    const env = { ...go.env, CGO_ENABLED: "0" };
+    const flags = [
+      "-mod=readonly",
+      "-trimpath",
+      "-buildvcs=false",
+      "-ldflags",
+      `-s -w -X ${name}plugin.Version=${version}`,
+    ];
+    const goBuild = (output: string, path: string) =>
+      run(go.program, ["build", ...flags, "-o", output, path], { cwd: source, env, seconds: 25 * 60 });
+    await goBuild(join(directory, "tfgen"), `./cmd/pulumi-tfgen-${name}`);
+    const target = join(source, "cmd", `pulumi-resource-${name}`);
+    await run(join(directory, "tfgen"), ["schema", "--out", target, "--skip-docs", "--skip-examples"], {
+      cwd: source,
+      env,
+      seconds: 300,
+    });
+    await goBuild(join(directory, `pulumi-resource-${name}`), `./cmd/pulumi-resource-${name}`);
+  } finally {
+    await go.close();
+  }
+  await rm(join(directory, "tfgen"));
+  await rm(source, { recursive: true });
+}
+
+function builtBefore(host: Host, name: CloudPluginName): string | undefined {
+  const program = join(cacheDirectory(), entryName(host, name), `pulumi-resource-${name}`);
+  return existsSync(program) ? dirname(program) : undefined;
+}
+
+function entryName(host: Host, name: CloudPluginName): string {
+  return `pulumi-resource-${name}-v${packageVersion(name)}-${host.platform}`;
+}
+
+function packageVersion(name: CloudPluginName): string {
+  const text = readFileSync(join(checkout, "node_modules", "@pulumi", name, "package.json"), "utf8");
+  const { version } = JSON.parse(text) as { version: string };
+  return version;
+}
