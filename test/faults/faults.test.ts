@@ -36,6 +36,15 @@ function record(fault: string, happened: string): void {
   survived.push([fault, `${happened} (${((Date.now() - started) / 1000).toFixed(1)} s)`]);
 }
 
+/** What Nix or ssh printed holds this symptom, and docs/troubleshooting.md has an entry for it. */
+function symptom(output: string, text: string): void {
+  expect(output).toContain(text);
+  expect(documented()).toContain(text);
+}
+
+const documented = (): string[] =>
+  [...readFileSync("docs/troubleshooting.md", "utf8").matchAll(/^### `(.*)`$/gm)].map(([, text]) => text ?? "");
+
 let count = 0;
 
 /** A derivation that is new each time. */
@@ -91,6 +100,7 @@ describe("a builder that goes away", () => {
     expect(result.failed).toBe(true);
     expect(result.timedOut).toBe(false);
     expect(result.all).toContain("t-a");
+    symptom(result.all, "unexpected end-of-file");
     expect(seconds()).toBeLessThan(30);
     record("killed in mid-build, plain nix-build", "fails and names the builder");
   });
@@ -119,6 +129,7 @@ describe("a builder that goes away", () => {
     await fleet.kill("t-a");
     const result = await fleet.nixBuild(derivation("echo > $out"));
     expect(result.failed, result.all).toBe(false);
+    symptom(result.all, "Connection refused");
     expect(has("t-b", result.stdout.trim())).toBe(true);
     expect(seconds()).toBeLessThan(15);
     record("down before the build", "skipped, built on the other builder");
@@ -151,6 +162,8 @@ describe("a network that swallows everything", () => {
     const alone = await fleet.nixBuild(derivation("echo > $out"), only("t-a"));
     expect(alone.failed).toBe(true);
     expect(explainFailure(alone.all).reason).toContain("over the network");
+    symptom(alone.all, "Connection timed out during banner exchange");
+    symptom(alone.all, "unable to start any build");
     const result = await fleet.nixBuild(derivation("echo > $out"));
     expect(result.failed, result.all).toBe(false);
     expect(has("t-b", result.stdout.trim())).toBe(true);
@@ -177,6 +190,8 @@ it("sshd up, Nix broken: neither verified nor well", async () => {
   const { machine, local } = fleet.builder("t-a");
   const path = `${local.directory}/nix-ssh`;
   writeFileSync(path, readFileSync(path, "utf8").replaceAll(/exec '[^']*'/g, "exec /nonexistent"));
+  const plain = await fleet.nixBuild(derivation("echo > $out"), only("t-a"));
+  symptom(plain.all, "cannot open connection to remote store");
   const { clientDirectory } = fleet;
   const test = {
     alias: "t-a",
@@ -210,6 +225,7 @@ it("a full disk: named, others go on, space comes back", async ({ skip }) => {
     expect(full.failed).toBe(true);
     expect(full.all).toContain("t-a");
     expect(explainFailure(full.all).reason).toContain("disk is full");
+    symptom(full.all, "No space left on device");
     expect((await fleet.nixBuild(derivation("echo > $out"), only("t-b"))).failed).toBe(false);
     const { local } = fleet.builder("t-a");
     execFileSync("nix-store", ["--gc", "--store", `local?root=${root}`], {
@@ -237,6 +253,7 @@ describe("keys that don't fit", () => {
     const result = await fleet.nixBuild(derivation("echo > $out"), only("t-a"));
     expect(result.failed).toBe(true);
     expect(explainFailure(result.all).reason).toContain("another host key");
+    symptom(result.all, "Host key verification failed");
     expect(existsSync(`${fleet.builder("t-a").local.directory}/root/nix/store`)).toBe(false);
     record("wrong host key", "refused in words, nothing sent");
   });
@@ -246,6 +263,7 @@ describe("keys that don't fit", () => {
     const result = await fleet.nixBuild(derivation("echo > $out"), only("t-a"));
     expect(result.failed).toBe(true);
     expect(explainFailure(result.all).reason).toContain("refuses the key");
+    symptom(result.all, "Permission denied (publickey)");
     record("wrong client key", "refused in words");
   });
 
@@ -256,6 +274,30 @@ describe("keys that don't fit", () => {
     expect(explainFailure(result.all).reason).toContain("another host key");
     expect(existsSync(`${fleet.builder("t-a").local.directory}/root/nix/store`)).toBe(false);
     record("wrong column 8", "refused in words, nothing sent");
+  });
+});
+
+describe("what looks like a fault and is none", () => {
+  it("a feature that no builder has: said by Nix as a table of builders", async () => {
+    const result = await fleet.nixBuild(derivation("echo > $out", 'requiredSystemFeatures = [ "nixos-test" ];'));
+    expect(result.failed).toBe(true);
+    symptom(result.all, "Failed to find a machine for remote build!");
+    record("a feature that no builder has", "refused by Nix; `fleet explain` names the feature");
+  });
+
+  it("ssh by hand: refused by the forced command", async () => {
+    const words = ["-F", `${fleet.clientDirectory}/ssh_config`, "t-a", "uname"];
+    const result = await execa("ssh", words, { all: true, reject: false, stdin: "ignore" });
+    expect(result.exitCode).toBe(1);
+    symptom(result.all, "this key may only speak the Nix store protocols; refused");
+    record("ssh by hand", "refused by the forced command");
+  });
+
+  it("every symptom in docs/troubleshooting.md is produced here", () => {
+    const source = readFileSync(import.meta.filename, "utf8");
+    const produced = [...source.matchAll(/symptom\(\w+\.all, "(.*)"\)/g)].map(([, text]) => text);
+    expect(documented().filter((text) => !produced.includes(text))).toEqual([]);
+    expect(documented().length).toBeGreaterThan(8);
   });
 });
 
