@@ -21,6 +21,8 @@ export interface BuildOptions {
   readonly features?: readonly string[];
   /** Default: the test's. */
   readonly milliseconds?: number;
+  /** Whether it logs in by itself, though a connection that an earlier build left is open. Default: false. */
+  readonly newConnection?: boolean;
 }
 
 /** A build that succeeded. */
@@ -72,7 +74,7 @@ export class SmokeBuilds {
         ...[file, "--no-out-link", "--builders", this.#row(protocol)],
         ...["--option", "substituters", "", "--option", "builders-use-substitutes", "false"],
       ],
-      { ...this.#options(), timeout: options.milliseconds ?? this.#timeout * 1000 },
+      { ...this.#options(options.newConnection), timeout: options.milliseconds ?? this.#timeout * 1000 },
     );
     const seconds = Math.round((performance.now() - started) / 10) / 100;
     if (build.failed) {
@@ -105,12 +107,14 @@ export class SmokeBuilds {
     return row.replace(/^[a-z-]+:/, `${protocol}:`);
   }
 
-  #options() {
+  #options(newConnection = false) {
+    const env = clientEnvironment({ clientDirectory: this.#clientDirectory, store: this.#store });
+    const sshOptions = env["NIX_SSHOPTS"] ?? "";
     return {
       all: true,
       reject: false,
       stdin: "ignore",
-      env: clientEnvironment({ clientDirectory: this.#clientDirectory, store: this.#store }),
+      env: newConnection ? { ...env, NIX_SSHOPTS: `${sshOptions} -o ControlPath=none` } : env,
     } as const;
   }
 }

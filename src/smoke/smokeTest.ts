@@ -107,7 +107,12 @@ async function attempt(
 ): Promise<Verdict | Failure> {
   const system = machine.systems[0] ?? "";
   const started = Date.now();
-  const built = await builds.run(smokeExpression, { system, milliseconds });
+  const built = await builds.run(smokeExpression, {
+    system,
+    milliseconds,
+    // A connection from before a key was changed would prove nothing of the new one.
+    newConnection: true,
+  });
   if ("reason" in built) return built;
   const builtBy = parseBuiltBy(built.output);
   const wrong = contradiction(test, machine, system, builtBy, built);

@@ -5,7 +5,7 @@ import { kernelArch } from "../../src/nix/system.ts";
 import { parseBuiltBy, smokeExpression } from "../../src/smoke/derivation.ts";
 import { clockOffset, contradiction, runSmokeTest, type SmokeTest } from "../../src/smoke/smokeTest.ts";
 import { tryRefusals } from "../../src/smoke/refusals.ts";
-import { LocalFleet, system } from "../support/localFleet.ts";
+import { keyPair, LocalFleet, system } from "../support/localFleet.ts";
 
 let fleet: LocalFleet;
 let test: SmokeTest;
@@ -46,6 +46,17 @@ describe("a quick test", () => {
   it("builds something else each time", async () => {
     const [first, second] = [await runSmokeTest(test), await runSmokeTest(test)];
     expect(first.storePath).not.toBe(second.storePath);
+  });
+
+  it("logs in with the key that the files hold, though a connection with an earlier one is open", async () => {
+    await fleet.nixBuild(
+      `derivation { name = "x"; system = "${system}"; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }`,
+    );
+    fleet.writeClient(undefined, keyPair(fleet.directory).privateKey);
+    onTestFinished(() => {
+      fleet.writeClient();
+    });
+    await expect(runSmokeTest(test)).rejects.toThrow("it refuses the key");
   });
 
   it("does not take another machine's word for it", async () => {
