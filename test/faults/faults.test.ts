@@ -335,20 +335,37 @@ it("200 derivations, four builders with two slots each, three clients at once", 
   record("200 derivations, 4 builders × 2 slots, 3 clients", "all built, no client above its slots, nothing left over");
 });
 
-it("a current Nix on the other side", async ({ skip }) => {
+describe("another version of Nix", () => {
   const other = process.env["FLEET_OTHER_NIX"];
-  skip(other === undefined, "needs the folder of another Nix's programs in FLEET_OTHER_NIX");
-  const path = `${other ?? ""}:${process.env["PATH"] ?? ""}`;
-  const newer = await execa("nix", ["--version"], { env: { PATH: path } });
-  const env = {
-    ...clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/newer` }),
-    PATH: path,
-  };
-  const result = await execa(
-    "nix-build",
-    ["-E", derivation("echo > $out"), "--no-out-link", "--option", "substituters", ""],
-    { env, all: true, reject: false },
-  );
-  expect(result.failed, result.all).toBe(false);
-  record(`${newer.stdout} against ${await nixVersion()}`, "builds");
+  const reason = "needs a folder with another Nix's programs in FLEET_OTHER_NIX";
+  const otherVersion = () => execFileSync(`${other ?? ""}/nix`, ["--version"], { encoding: "utf8" }).trim();
+
+  it("on the client", async ({ skip }) => {
+    skip(other === undefined, reason);
+    const env = clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/other` });
+    const words = ["-E", derivation("echo > $out"), "--no-out-link", "--option", "substituters", ""];
+    const options = {
+      env: { ...env, PATH: `${other ?? ""}:${process.env["PATH"] ?? ""}` },
+      all: true,
+      reject: false,
+    } as const;
+    const result = await execa("nix-build", words, options);
+    expect(result.failed, result.all).toBe(false);
+    expect(has("t-a", result.stdout.trim())).toBe(true);
+    record(`client ${otherVersion()}, builder ${await nixVersion()}`, "builds");
+  });
+
+  it("on the builder", async ({ skip }) => {
+    skip(other === undefined, reason);
+    vi.stubEnv("PATH", `${other ?? ""}:${process.env["PATH"] ?? ""}`);
+    const theirs = await LocalFleet.start({ alias: "t-g" });
+    onTestFinished(() => theirs.stop());
+    vi.unstubAllEnvs();
+    expect(readFileSync(`${theirs.builder("t-g").local.directory}/nix-ssh`, "utf8")).toContain(
+      `'${other ?? ""}/nix-daemon'`,
+    );
+    const result = await theirs.nixBuild(derivation("echo > $out"));
+    expect(result.failed, result.all).toBe(false);
+    record(`client ${await nixVersion()}, builder ${otherVersion()}`, "builds");
+  });
 });
