@@ -71,7 +71,7 @@ const symptoms: readonly Symptom[] = [
   },
   {
     pattern:
-      /protocol mismatch|store nix protocol|unexpected end-of-file|failed to start SSH connection|Connection closed|Connection reset|Broken pipe/i,
+      /protocol mismatch|store nix protocol|unexpected end-of-file|daemon disconnected unexpectedly|failed to start SSH connection|Connection closed|Connection reset|Broken pipe/i,
     reason:
       "SSH works but no Nix answers behind it; check that `nix-daemon --stdio` works for the user that the fleet logs in as " +
       "(a real shell, Nix on its PATH, a running daemon)",

@@ -20,6 +20,11 @@ describe("the reason of a failed build, in words", () => {
       false,
     ],
     ["error: cannot add path '/nix/store/x' because it lacks a valid signature", "trusted-users", false],
+    [
+      "error: cannot open connection to remote store 'ssh-ng://root@x86': error: Nix daemon disconnected unexpectedly (maybe it crashed?)",
+      "no Nix answers",
+      true,
+    ],
     ["error: protocol mismatch with 'x86'", "no Nix answers", true],
     ["error: writing to file: No space left on device", "disk is full", false],
   ])("%s", (output, reason, mayPass) => {
