@@ -19,7 +19,7 @@ import {
 } from "../../src/bootstrap/builderFiles.ts";
 import { cloudConfig } from "../../src/bootstrap/cloudConfig.ts";
 import type { FleetSpec, HcloudBuilderSpec } from "../../src/fleetSpec.ts";
-import { accessVariables } from "../../src/hcloud/access.ts";
+import { accessVariables, stackVariable } from "../../src/hcloud/access.ts";
 import type { HcloudAccess } from "../../src/hcloud/api.ts";
 import { labels, type Kind } from "../../src/hcloud/inventory.ts";
 import type { Placement } from "../../src/hcloud/placement.ts";
@@ -47,6 +47,8 @@ export class HcloudProject extends pulumi.ComponentResource {
   readonly placementGroup: PlacementGroup | undefined;
   /** For scripts that talk to the API. */
   readonly environment: pulumi.Output<Record<string, string>>;
+  /** Servers are made after it and so go before it: its own end deletes what servers there are. */
+  readonly servers: pulumi.Resource;
   readonly #held = new Map<string, command.Command>();
   readonly #ids = new Map<Kind, pulumi.Output<string>[]>();
 
@@ -106,6 +108,23 @@ export class HcloudProject extends pulumi.ComponentResource {
         new PlacementGroup(`${name}-spread`, { ...own, type: "spread" }, child),
       );
     }
+    this.servers = new command.Command(
+      `${name}-servers`,
+      {
+        ...commandDefaults,
+        create: ":",
+        update: ":",
+        delete: scriptCommand("hcloud/main.ts", "delete-servers"),
+        environment: pulumi
+          .all([this.environment, stack])
+          .apply(([access, id]) => ({ ...access, [stackVariable]: id })),
+        logging: "stderr",
+      },
+      {
+        ...child,
+        dependsOn: [this.sshKey, this.firewall, this.subnet, this.placementGroup].filter((one) => one !== undefined),
+      },
+    );
     this.registerOutputs({});
   }
 
@@ -250,7 +269,9 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
         ...child,
         // All three count at birth only; a change would replace the server for what is done over SSH.
         ignoreChanges: ["userData", "sshKeys", "image"],
-        ...(subnet && { dependsOn: subnet }),
+        // The plugin can't delete a server that is gone already; `hcloud-servers` and `hcloud-orphans` can.
+        retainOnDelete: true,
+        dependsOn: project.servers,
       },
     );
     project.owns("servers", server);

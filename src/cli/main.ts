@@ -3,6 +3,7 @@ import { Command } from "commander";
 import { describeForms, writeClient, type ClientChoice } from "./client.ts";
 import { doctor } from "./doctor.ts";
 import { explain, type ExplainOptions } from "./explain.ts";
+import { findRemains, renderRemains } from "./hcloud.ts";
 import { runNix } from "./nix.ts";
 import { CliError, readFleet } from "./stack.ts";
 import { verify, type VerifyOptions } from "./verify.ts";
@@ -116,6 +117,16 @@ for (const [name, nixProgram, example] of [
       process.exitCode = await runNix(remoteStore === undefined ? run : { ...run, remoteStore });
     });
 }
+
+program
+  .command("verify-gone")
+  .description("Ask Hetzner Cloud what still carries the fleet's label. Exits with 1 if there is anything.")
+  .option("--json", "print JSON")
+  .action(async ({ json }: { json?: true }) => {
+    const remains = await findRemains(stack());
+    console.log(json === true ? JSON.stringify(remains, null, 2) : renderRemains(stack(), remains));
+    if (remains.left.length > 0) process.exitCode = 1;
+  });
 
 /** How Nix uses a client directory. */
 function usage(directory: string, needsOwnKey: boolean): string {

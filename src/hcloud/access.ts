@@ -4,6 +4,9 @@ import type { HcloudAccess } from "./api.ts";
 /** Variables as Hetzner's own tools have them. */
 export const accessVariables = { token: "HCLOUD_TOKEN", endpoint: "HCLOUD_ENDPOINT" } as const;
 
+/** Names the stack whose servers are meant. */
+export const stackVariable = "FLEET_HCLOUD_STACK";
+
 /** @throws Error when there is no token. */
 export function accessFromEnvironment(env: NodeJS.ProcessEnv = process.env): HcloudAccess {
   const token = env[accessVariables.token];

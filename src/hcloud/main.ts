@@ -4,7 +4,7 @@ import { text } from "node:stream/consumers";
 import { HcloudApi } from "./api.ts";
 import { findLabelled, findOrphans, labels, remove, type Known } from "./inventory.ts";
 import { place, release, type Placement } from "./placement.ts";
-import { accessFromEnvironment } from "./access.ts";
+import { accessFromEnvironment, stackVariable } from "./access.ts";
 
 const [command] = process.argv.slice(2);
 const actions: Readonly<Record<string, () => Promise<void>>> = {
@@ -21,6 +21,11 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
     const left = await findLabelled(api, { [labels.stack]: stack });
     for (const { kind, name } of left) console.error(`${kind} ${name} was left over: deleting it`);
     await remove(api, left);
+  },
+  /** Deletes all servers of the stack, those that are gone already included. */
+  "delete-servers": async () => {
+    const api = new HcloudApi(accessFromEnvironment());
+    await remove(api, await findLabelled(api, { [labels.stack]: process.env[stackVariable] ?? "" }, ["servers"]));
   },
   /** Deletes what a killed deployment made without writing it down. */
   "delete-orphans": async () => {

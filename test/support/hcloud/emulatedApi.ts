@@ -267,7 +267,7 @@ export class EmulatedApi {
     if (polls >= this.actionPolls && action["status"] === "running") {
       Object.assign(action, { status: "success", progress: 100, finished: new Date().toISOString() });
     } else if (action["status"] === "running") {
-      action["progress"] = Math.round((100 * polls) / this.actionPolls);
+      action["progress"] = this.actionPolls === Infinity ? 0 : Math.round((100 * polls) / this.actionPolls);
     }
     return action;
   }
@@ -287,6 +287,11 @@ export class EmulatedApi {
       send(status, { error: { code, message, details: {} } });
     };
     const fault = this.faults.map((ask) => ask(request)).find((answer) => answer !== undefined);
+    if (fault !== undefined && fault !== "hang up" && fault.code === "") {
+      response.writeHead(fault.status, { "content-type": "text/html" });
+      response.end("<html>a proxy says that nobody is behind it</html>");
+      return;
+    }
     if (fault === "hang up") {
       incoming.socket.destroy();
       return;

@@ -1,0 +1,82 @@
+/** What `npx fleet` does at Hetzner Cloud by itself: proving that nothing is left, and baking snapshots. */
+import { execa } from "execa";
+import { resolve } from "node:path";
+import { accessFromEnvironment, accessVariables } from "../hcloud/access.ts";
+import { HcloudApi, HcloudError } from "../hcloud/api.ts";
+import { findLabelled, labels, type Item } from "../hcloud/inventory.ts";
+import { snapshotLabel } from "../hcloud/schema.ts";
+import { CliError } from "./stack.ts";
+
+const checkout = resolve(import.meta.dirname, "../..");
+
+/** What is there of a fleet. */
+export interface Remains {
+  /** Everything that carries the fleet's label. */
+  readonly left: readonly Item[];
+  /** Snapshots that `npx fleet bake` made: meant to stay, and paid for by size. */
+  readonly snapshots: readonly Item[];
+}
+
+/**
+ * Asks the API what still carries the fleet's label, whatever the stack's state says; works without a stack, too.
+ *
+ * @throws CliError when there is no token, or the API can't be asked.
+ */
+export async function findRemains(stack: string): Promise<Remains> {
+  const api = await openApi(stack);
+  try {
+    const [left, snapshots] = await Promise.all([
+      findLabelled(api, { [labels.fleet]: stack }),
+      findLabelled(api, { [snapshotLabel]: "builder" }, ["images"]),
+    ]);
+    return { left, snapshots };
+  } catch (error) {
+    throw asCliError(error);
+  }
+}
+
+/** For people. */
+export function renderRemains(stack: string, { left, snapshots }: Remains): string {
+  const lines = left.map(({ kind, id, name, labels: own }) => {
+    const builder = own[labels.builder];
+    return `  ${kind} ${name} (id ${id})${builder === undefined ? "" : `, builder ${builder}`}, expires ${own[labels.expires] ?? "never"}`;
+  });
+  const verdict =
+    left.length === 0
+      ? `Nothing of fleet ${stack} is left at Hetzner Cloud.`
+      : `Of fleet ${stack} there is still at Hetzner Cloud:\n${lines.join("\n")}\n` +
+        "`npm run pulumi -- destroy` removes what its state knows of, and what a killed deployment left; what stays then has to " +
+        "be deleted in the console.";
+  const kept = snapshots.length === 0 ? "" : `\nSnapshots of builders, kept on purpose: ${snapshots.length}`;
+  return verdict + kept;
+}
+
+/** The API with the token of the environment, or else the stack's. */
+export async function openApi(stack: string): Promise<HcloudApi> {
+  const configured = async (key: string): Promise<string | undefined> => {
+    const args = [`${checkout}/tools/pulumi.ts`, "config", "get", `hcloud:${key}`];
+    const result = await execa(process.execPath, args, {
+      cwd: checkout,
+      env: { PULUMI_STACK: stack },
+      reject: false,
+      stdin: "ignore",
+    });
+    return result.failed ? undefined : result.stdout.trim();
+  };
+  const env = { ...process.env };
+  if (!env[accessVariables.token]) {
+    env[accessVariables.token] = await configured("token");
+    env[accessVariables.endpoint] ??= await configured("endpoint");
+  }
+  try {
+    return new HcloudApi(accessFromEnvironment(env), 30_000);
+  } catch (error) {
+    throw asCliError(error);
+  }
+}
+
+function asCliError(error: unknown): unknown {
+  return error instanceof HcloudError || (error instanceof Error && error.message.startsWith("there is no token"))
+    ? new CliError(error.message)
+    : error;
+}

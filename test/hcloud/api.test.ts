@@ -1,0 +1,130 @@
+import { resolve } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { execa } from "execa";
+import { HcloudApi } from "../../src/hcloud/api.ts";
+import { findLabelled, findOrphans, labels, remove } from "../../src/hcloud/inventory.ts";
+import { place, release } from "../../src/hcloud/placement.ts";
+import { EmulatedApi } from "../support/hcloud/emulatedApi.ts";
+
+let emulated: EmulatedApi;
+let api: HcloudApi;
+beforeEach(async () => {
+  emulated = await EmulatedApi.start();
+  api = new HcloudApi({ token: emulated.token, endpoint: emulated.endpoint }, 5000);
+});
+afterEach(() => emulated.stop());
+
+const own = { [labels.fleet]: "dev", [labels.stack]: "s1", [labels.builder]: "arm" };
+const wanted = {
+  alias: "dev-arm",
+  candidates: [
+    { serverType: "cax31", location: "fsn1" },
+    { serverType: "cax41", location: "hel1" },
+  ],
+  labels: own,
+  image: "debian-12",
+};
+const makeKey = (name: string, has: Record<string, string>) => {
+  const key = Buffer.from(name).toString("base64");
+  return api.request("POST", "/ssh_keys", { name, public_key: `ssh-ed25519 ${key}`, labels: has });
+};
+const silent = () => undefined;
+
+describe("the API's client", () => {
+  it("reads all pages of a list", async () => {
+    for (let i = 0; i < 51; i += 1) await makeKey(`key-${i}`, own);
+    expect(await findLabelled(api, { [labels.fleet]: "dev" })).toHaveLength(51);
+  });
+
+  it.each([
+    ["429", { status: 429, code: "rate_limit_exceeded" }],
+    ["locked", { status: 423, code: "locked" }],
+    ["an error page", { status: 502, code: "" }],
+    ["a broken connection", "hang up"],
+  ] as const)("tries again after %s", async (_, answer) => {
+    let times = 0;
+    emulated.faults.push(() => ((times += 1) < 3 ? answer : undefined));
+    await api.request("GET", "/locations");
+    expect(times).toBe(3);
+  });
+
+  it("gives up after a while, and says in words what was wrong", async () => {
+    const hasty = new HcloudApi({ token: "wrong", endpoint: emulated.endpoint }, 10);
+    await expect(hasty.request("GET", "/locations")).rejects.toThrow("refuses the token; set hcloud:token");
+    emulated.faults.push(() => "hang up");
+    await expect(hasty.request("GET", "/locations")).rejects.toThrow("the Hetzner Cloud API can't be reached: ");
+  });
+});
+
+describe("the inventory", () => {
+  it("holds apart what is ours, another stack's, and nobody's", async () => {
+    await makeKey("ours", own);
+    await makeKey("theirs", { ...own, [labels.stack]: "s2" });
+    await makeKey("nobody's", {});
+    const orphans = await findOrphans(api, { labels: own, keep: {} });
+    expect(orphans.map(({ name }) => name)).toEqual(["ours"]);
+    const keep = { ssh_keys: [String(orphans[0]?.id)] };
+    expect(await findOrphans(api, { labels: own, keep })).toEqual([]);
+    expect(await findOrphans(api, { labels: {}, keep: {} })).toEqual([]);
+    // Gone already is as good as deleted.
+    await remove(api, orphans);
+    await remove(api, orphans);
+    expect(emulated.inventory()).toEqual(["ssh_keys nobody's", "ssh_keys theirs"]);
+  });
+});
+
+describe("a place", () => {
+  it("is held by a server that is off and has no address, and given up again", async () => {
+    emulated.actionPolls = 2;
+    expect(await place(api, wanted, silent)).toEqual(wanted.candidates[0]);
+    expect(emulated.all("servers")).toMatchObject([
+      { status: "off", public_net: { ipv4: null, ipv6: null }, labels: { ...own, [labels.role]: "reservation" } },
+    ]);
+    // Held already: asking again takes no second one.
+    expect(await place(api, wanted, silent)).toEqual(wanted.candidates[0]);
+    expect(emulated.all("servers")).toHaveLength(1);
+    await release(api, own);
+    expect(emulated.inventory()).toEqual([]);
+  });
+
+  it("is not asked for where the API's list says that it is sold out or does not exist", async () => {
+    emulated.sellOut("cax31", "fsn1");
+    const reasons: string[] = [];
+    const candidates = [
+      ...wanted.candidates.slice(0, 1),
+      { serverType: "cax99", location: "fsn1" },
+      ...wanted.candidates,
+    ];
+    expect(await place(api, { ...wanted, candidates }, (reason) => reasons.push(reason))).toEqual(wanted.candidates[1]);
+    expect(reasons).toContain("cax31 in fsn1 can't be had: sold out at the moment");
+    expect(reasons).toContain("cax99 in fsn1 can't be had: there is no such server type any more");
+    expect(emulated.requests.filter(({ method }) => method === "POST")).toHaveLength(1);
+  });
+});
+
+describe("`fleet verify-gone`", () => {
+  const verifyGone = () => {
+    const main = resolve(import.meta.dirname, "../../src/cli/main.ts");
+    const env = { ...emulated.env, HCLOUD_TOKEN: emulated.token };
+    return execa(process.execPath, [main, "--stack", "dev", "verify-gone"], { env, reject: false });
+  };
+
+  it("exits with 1 and names what still carries the fleet's label, and with 0 when there is nothing", async () => {
+    await makeKey("left", own);
+    await makeKey("another fleet's", { [labels.fleet]: "prod" });
+    expect(await verifyGone()).toMatchObject({
+      exitCode: 1,
+      stdout: expect.stringMatching(/ssh_keys left .*builder arm/) as unknown,
+    });
+    await remove(api, await findLabelled(api, { [labels.fleet]: "dev" }));
+    expect(await verifyGone()).toMatchObject({ exitCode: 0, stdout: "Nothing of fleet dev is left at Hetzner Cloud." });
+  });
+
+  it("fails in words when the API refuses it", async () => {
+    emulated.faults.push(() => ({ status: 401, code: "unauthorized" }));
+    expect(await verifyGone()).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringMatching(/^fleet: .*refuses the token/) as unknown,
+    });
+  });
+});
