@@ -97,7 +97,9 @@ const symptoms: readonly Symptom[] = [
  * @returns A reason in words; what isn't recognized comes back as its last lines.
  */
 export function explainFailure(output: string): Failure {
-  const known = symptoms.find(({ pattern }) => pattern.test(output));
+  // A cache that a builder can't reach is no reason: Nix warns of it, in the same words as of a builder, and goes on.
+  const relevant = output.replaceAll(/^warning: .*$/gm, "");
+  const known = symptoms.find(({ pattern }) => pattern.test(relevant));
   if (known !== undefined) return { reason: known.reason, mayPass: known.mayPass };
   const lines = output.trim().split("\n").slice(-4).join("\n");
   return { reason: lines === "" ? "Nix failed without a word" : `Nix said:\n${lines}`, mayPass: false };

@@ -25,6 +25,11 @@ describe("the reason of a failed build, in words", () => {
       "no Nix answers",
       true,
     ],
+    [
+      "warning: unable to download 'https://c/nix-cache-info': Could not resolve hostname (6)\nerror: Cannot build '/nix/store/x.drv'.\n       Reason: platform mismatch",
+      "check `system`",
+      false,
+    ],
     ["error: protocol mismatch with 'x86'", "no Nix answers", true],
     ["error: writing to file: No space left on device", "disk is full", false],
   ])("%s", (output, reason, mayPass) => {
