@@ -8,8 +8,6 @@ import { kernelArch, systems } from "../nix/system.ts";
 import { isNotValidOn, SmokeBuilds, type Built } from "./builds.ts";
 import { parseBuiltBy, smokeExpression, type BuiltBy } from "./derivation.ts";
 import type { Failure } from "./failure.ts";
-import { runMatrix } from "./matrix.ts";
-import { tryRefusals } from "./refusals.ts";
 import { renderCases } from "./report.ts";
 import type { CaseResult, SmokeLevel, Verdict } from "./verdict.ts";
 
@@ -53,6 +51,8 @@ export async function runSmokeTest(test: SmokeTest): Promise<Verdict> {
   try {
     const verdict = await firstBuild(test, machine, builds);
     if (test.level === "quick") return verdict;
+    // Only here, so that the quick test of every deployment needn't read them.
+    const [{ runMatrix }, { tryRefusals }] = await Promise.all([import("./matrix.ts"), import("./refusals.ts")]);
     const others = machines.filter(({ alias }) => alias !== test.alias);
     const { cases, mebibytesPerSecond } = await runMatrix(machine, builds);
     const all = [
