@@ -50,7 +50,7 @@ export function connection({ address, port, hostKey }: Target, privateKey: strin
   const args = ["-F", "none", "-T", ...options, "-p", String(port), `root@${address}`, "sh -s"];
   return {
     run: async (script, seconds) => {
-      const result = await execa("ssh", args, { input: `${script}\n`, reject: false, timeout: seconds * 1000 });
+      const result = await execa("ssh", args, { input: `${script}\nexit\n`, reject: false, timeout: seconds * 1000 });
       if (result.timedOut) return { code: 255, stdout: result.stdout, stderr: `timed out after ${seconds} s` };
       return { code: result.exitCode ?? 255, stdout: result.stdout, stderr: result.stderr || (result.message ?? "") };
     },

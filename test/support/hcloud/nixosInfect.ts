@@ -62,20 +62,8 @@ HostKey /etc/ssh/ssh_host_ed25519_key
 PidFile none
 ${config.replace(/ForceCommand \S+/, "ForceCommand /etc/nix-ssh").trimEnd()}
 EOF
-cat >/etc/nixos-boot <<'EOF'
-getent group nix-builder >/dev/null || echo 'nix-builder:x:29999:' >>/etc/group
-id -u nix-builder >/dev/null 2>&1 || echo 'nix-builder:x:29999:29999::/var/empty:/bin/sh' >>/etc/passwd
-getent group nixbld >/dev/null || {
-  members=
-  for i in 1 2 3 4 5 6 7 8; do
-    echo "nixbld$i:x:$((30000 + i)):30000::/var/empty:/bin/false" >>/etc/passwd
-    members=$members,nixbld$i
-  done
-  echo "nixbld:x:30000:$members" | sed 's/:,/:/' >>/etc/group
-}
-sed -i 's/^root:[^:]*:/root:*:/' /etc/shadow
-grep -q ^nix-builder: /etc/shadow || echo 'nix-builder:*:1::::::' >>/etc/shadow
-mkdir -p /etc/nix /var/empty
+cat >/etc/nix-start <<'EOF'
+mkdir -p /etc/nix
 shell='${shells[0] ?? ""}'
 extra=
 case " $(cat /etc/emulated-system 2>/dev/null) " in
@@ -89,14 +77,32 @@ sandbox-fallback = false
 sandbox-paths = /bin/sh=$shell
 substituters =
 extra-platforms = $extra
-system-features = $(sed -n '/"systemFeatures"/,/]/p' /etc/nixos/nix-builder/parameters.json | grep -oE '"[^"]+"' | grep -v systemFeatures | tr -d '"' | tr '\\n' ' ')
+system-features = $(awk '/"systemFeatures"/,/]/' /etc/nixos/nix-builder/parameters.json | tr -d '[]",:' | sed 's/systemFeatures//' | xargs)
 CONF
+[ ! -e /run/nix-daemon.pid ] || kill "$(cat /run/nix-daemon.pid)"
 nix-daemon &
+echo $! >/run/nix-daemon.pid
+EOF
+cat >/etc/nixos-boot <<'EOF'
+getent group nix-builder >/dev/null || echo 'nix-builder:x:29999:' >>/etc/group
+id -u nix-builder >/dev/null 2>&1 || echo 'nix-builder:x:29999:29999::/var/empty:/bin/sh' >>/etc/passwd
+getent group nixbld >/dev/null || {
+  members=
+  for i in 1 2 3 4 5 6 7 8; do
+    echo "nixbld$i:x:$((30000 + i)):30000::/var/empty:/bin/false" >>/etc/passwd
+    members=$members,nixbld$i
+  done
+  echo "nixbld:x:30000:$members" | sed 's/:,/:/' >>/etc/group
+}
+sed -i 's/^root:[^:]*:/root:*:/' /etc/shadow
+grep -q ^nix-builder: /etc/shadow || echo 'nix-builder:*:1::::::' >>/etc/shadow
+mkdir -p /var/empty
+sh /etc/nix-start
 /usr/sbin/sshd -D -e -f /etc/sshd_nixos -o ListenAddress="$(cat /etc/emulated-address)":22 &
 EOF
 cat >/usr/local/sbin/nixos-rebuild <<'EOF'
 #!/bin/sh
-echo "$@" >>/etc/nixos/rebuilds
+sh /etc/nix-start </dev/null >/dev/null 2>&1
 EOF
 chmod 755 /usr/local/sbin/nixos-rebuild
 echo 'ID=nixos' >/etc/os-release
