@@ -28,7 +28,7 @@ describe("what can be known beforehand ends before anything is made", () => {
   };
 
   it("a configuration without builders", async () => {
-    expect(await refusal({})).toContain("missing configuration value 'builders'");
+    expect(await refusal({})).toContain("builders: [] is not allowed; allowed is at least one builder");
   });
 
   it("a wrong value", async () => {
@@ -37,8 +37,11 @@ describe("what can be known beforehand ends before anything is made", () => {
     );
   });
 
-  it("a key that doesn't exist", async () => {
-    expect(await refusal({ builders: [x86], bulders: [] })).toContain("unknown key 'bulders'");
+  it("a key that doesn't exist, together with whatever else is wrong", async () => {
+    const output = await refusal({ bulders: [x86], smokeTimeout: 0 });
+    expect(output).toContain("unknown key 'bulders'");
+    expect(output).toContain("builders: [] is not allowed");
+    expect(output).toContain("smokeTimeout: 0 is not allowed");
   });
 
   it("a port that something else listens on", async () => {
