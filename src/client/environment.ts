@@ -20,6 +20,9 @@ export function clientEnvironment({ clientDirectory, store }: ClientLocation): R
     NIX_CONFIG: [
       "max-jobs = 0",
       "extra-experimental-features = nix-command flakes",
+      // Without a way out, Nix would retry every cache for 5 s; the builders ask the caches as well.
+      "download-attempts = 1",
+      "connect-timeout = 5",
       // Nobody builds in a store of one's own; Nix would warn of a missing group all the same.
       ...(store === undefined ? [] : ["build-users-group ="]),
       "",
