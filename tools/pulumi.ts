@@ -1,21 +1,25 @@
 /** `npm run pulumi -- ARGS`: the Pulumi CLI with this checkout's backend, passphrase and plugins. */
 import { spawn, spawnSync } from "node:child_process";
-import { createHash, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
-import { constants, homedir } from "node:os";
+import { constants } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkout, fail, LaunchError } from "./launch.mjs";
 import { say } from "./setup/progress.ts";
 import { withCloudPlugins } from "./setup/cloudPlugins.ts";
 import { setUp, type Toolchain } from "./setup/index.ts";
+import {
+  backendOf,
+  defaultStack,
+  hasOwnBackend,
+  noSuchStack,
+  ownBackend,
+  plainStack,
+  project,
+  stackNames,
+} from "./stack.ts";
 import { dropStaleLocks } from "./staleLocks.ts";
-
-/** The stack that is made and used until another one is selected. */
-export const defaultStack = "dev";
-
-/** The project's name in Pulumi.yaml. */
-const project = "nix-builder-fleet";
 
 /**
  * The environment in which every tool of this project runs the CLI. Unless the person has chosen a backend (by a
@@ -29,22 +33,13 @@ export function pulumiEnvironment(toolchain: Toolchain, directory: string = chec
   if (toolchain.plugins.some(({ kind }) => kind === "substitute"))
     env["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] ??= "true";
   if (hasOwnBackend(env)) return env;
-  const state = join(directory, ".fleet", "state");
-  mkdirSync(state, { recursive: true });
-  env["PULUMI_BACKEND_URL"] = `file://${state}`;
+  mkdirSync(join(directory, ".fleet", "state"), { recursive: true });
+  env["PULUMI_BACKEND_URL"] = ownBackend(directory);
   if (env["PULUMI_CONFIG_PASSPHRASE"] === undefined && env["PULUMI_CONFIG_PASSPHRASE_FILE"] === undefined)
     env["PULUMI_CONFIG_PASSPHRASE_FILE"] = passphraseFile(directory);
-  if (env["PULUMI_STACK"] === undefined && selectedStack(env, directory) === undefined)
-    env["PULUMI_STACK"] = defaultStack;
+  // What is selected the CLI knows itself, and says so in its lists.
+  if (!env["PULUMI_STACK"] && plainStack(env, directory) === defaultStack) env["PULUMI_STACK"] = defaultStack;
   return env;
-}
-
-/** Whether the person has chosen a backend: a variable, or a login that the CLI remembers. */
-export function hasOwnBackend(env: NodeJS.ProcessEnv): boolean {
-  if (env["PULUMI_BACKEND_URL"] || env["PULUMI_ACCESS_TOKEN"]) return true;
-  const directory = env["PULUMI_CREDENTIALS_PATH"] ?? pulumiHome(env);
-  const credentials = readJson(join(directory, "credentials.json")) as { current?: string } | undefined;
-  return Boolean(credentials?.current);
 }
 
 /** Takes back the locks of runs that were killed; the state itself has what they did. */
@@ -60,20 +55,53 @@ export function unlock(env: NodeJS.ProcessEnv): void {
  * @param env of {@link pulumiEnvironment}.
  */
 export function ensureStack(env: NodeJS.ProcessEnv, directory: string = checkout): void {
-  if (env["PULUMI_BACKEND_URL"] !== `file://${join(directory, ".fleet", "state")}`) return;
-  if (env["PULUMI_STACK"] !== defaultStack) return;
-  if (existsSync(join(directory, ".fleet", "state", ".pulumi", "stacks", project, `${defaultStack}.json`))) return;
-  const made = spawnSync("pulumi", ["stack", "init", defaultStack, "--non-interactive"], {
-    cwd: directory,
-    env,
-    encoding: "utf8",
-    timeout: 60_000,
-  });
+  if (backendOf(env, directory) !== ownBackend(directory) || env["PULUMI_STACK"] !== defaultStack) return;
+  if (!ownStacks(directory).includes(defaultStack)) initStack(defaultStack, env, directory);
+}
+
+/**
+ * Makes sure that the stack of `PULUMI_STACK` is there. In the checkout's own state it is made if there is a
+ * configuration for it.
+ *
+ * @param env of {@link pulumiEnvironment}, with a stack.
+ * @throws {LaunchError} naming the command that makes it, and the stacks that there are.
+ */
+export function requireStack(env: NodeJS.ProcessEnv, directory: string = checkout): void {
+  const stack = env["PULUMI_STACK"] ?? defaultStack;
+  const backend = backendOf(env, directory);
+  const own = backend === ownBackend(directory);
+  const known = own ? ownStacks(directory) : listStacks(env, directory);
+  // In a shared backend a stack may be named ORGANIZATION/PROJECT/NAME, or by its last part.
+  if (known.some((name) => name === stack || name.split("/").at(-1) === stack.split("/").at(-1))) return;
+  if (own && existsSync(join(directory, `Pulumi.${stack}.yaml`))) initStack(stack, env, directory);
+  else throw new LaunchError(noSuchStack(stack, backend, known));
+}
+
+function ownStacks(directory: string): string[] {
+  const folder = join(directory, ".fleet", "state", ".pulumi", "stacks", project);
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder).flatMap((name) => /^([^.]+)\.json(\.gz)?$/.exec(name)?.[1] ?? []);
+}
+
+function listStacks(env: NodeJS.ProcessEnv, directory: string): string[] {
+  const list = pulumiSync(["stack", "ls", "--json"], env, directory);
+  if (list.status === 0) return stackNames(list.stdout);
+  throw new LaunchError(
+    `The stacks in ${backendOf(env, directory)} can't be listed: ${list.error?.message ?? list.stderr.trim()}`,
+  );
+}
+
+function initStack(stack: string, env: NodeJS.ProcessEnv, directory: string): void {
+  // What the person has selected stays so.
+  const made = pulumiSync(["stack", "init", stack, "--no-select"], env, directory);
   tidyStackFiles(directory);
   if (made.status !== 0)
-    throw new LaunchError(
-      `The stack "${defaultStack}" could not be made: ${made.error?.message ?? made.stderr.trim()}`,
-    );
+    throw new LaunchError(`The stack "${stack}" could not be made: ${made.error?.message ?? made.stderr.trim()}`);
+}
+
+function pulumiSync(args: readonly string[], env: NodeJS.ProcessEnv, directory: string) {
+  const options = { cwd: directory, env, encoding: "utf8", timeout: 60_000 } as const;
+  return spawnSync("pulumi", [...args, "--non-interactive"], options);
 }
 
 /**
@@ -144,31 +172,11 @@ export function usesStack(args: readonly string[]): boolean {
   return [...stackCommands, "state", "cancel", "watch", "logs", "console"].includes(command ?? "");
 }
 
-/** The stack that the person has selected in this checkout, by the CLI's own record of it. */
-function selectedStack(env: NodeJS.ProcessEnv, directory: string): string | undefined {
-  const key = createHash("sha1").update(join(directory, "Pulumi.yaml")).digest("hex");
-  const path = join(pulumiHome(env), "workspaces", `${project}-${key}-workspace.json`);
-  const settings = readJson(path) as { stack?: string; stacks?: Record<string, string> } | undefined;
-  return settings?.stacks?.[env["PULUMI_BACKEND_URL"] ?? ""] ?? (settings?.stack || undefined);
-}
-
-function pulumiHome(env: NodeJS.ProcessEnv): string {
-  return env["PULUMI_HOME"] ?? join(env["HOME"] ?? homedir(), ".pulumi");
-}
-
 /** The checkout's passphrase, made on first use: it protects the secrets in .fleet/state, readable to this user only. */
 function passphraseFile(directory: string): string {
   const path = join(directory, ".fleet", "passphrase");
   if (!existsSync(path)) writeFileSync(path, randomBytes(32).toString("base64url"), { mode: 0o600, flag: "wx" });
   return path;
-}
-
-function readJson(path: string): unknown {
-  try {
-    return JSON.parse(readFileSync(path, "utf8"));
-  } catch {
-    return undefined;
-  }
 }
 
 if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {

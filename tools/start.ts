@@ -3,31 +3,35 @@ import { relative } from "node:path";
 import { parseArgs } from "node:util";
 import { deploy } from "./deployment.ts";
 import { fail, LaunchError } from "./launch.mjs";
-import { defaultStack, ensureStack, pulumiEnvironment, unlock } from "./pulumi.ts";
+import { pulumiEnvironment, requireStack, unlock } from "./pulumi.ts";
 import { withCloudPlugins } from "./setup/cloudPlugins.ts";
 import { setUp } from "./setup/index.ts";
+import { defaultStack, stackOption, whichStack } from "./stack.ts";
 
 const usage = `usage: npm start [-- --stack NAME]
 
-Sets up what is missing on this machine, deploys the stack (default: $PULUMI_STACK, else ${defaultStack})
-and verifies its builders. Safe to repeat: what stands already is left alone.`;
+Sets up what is missing on this machine, deploys the stack (default: $PULUMI_STACK, else the one that
+\`npm run pulumi -- stack select\` has selected, else ${defaultStack}) and verifies its builders.
+Safe to repeat: what stands already is left alone.`;
 
 try {
   const { values } = parseArgs({
     options: { stack: { type: "string", short: "s" }, help: { type: "boolean", short: "h" } },
   });
   if (values.help === true) console.log(usage);
-  else process.exitCode = await start(values.stack ?? process.env["PULUMI_STACK"] ?? defaultStack);
+  else process.exitCode = await start(values.stack);
 } catch (error) {
   if (error instanceof Error && error.name === "CliError") fail(new LaunchError(error.message));
   else if (error instanceof TypeError && "code" in error) fail(new LaunchError(`${error.message}\n\n${usage}`));
   else fail(error);
 }
 
-async function start(stack: string): Promise<number> {
-  const env = { ...(await withCloudPlugins(pulumiEnvironment(await setUp()))), PULUMI_STACK: stack };
+async function start(named: string | undefined): Promise<number> {
+  const chosen = await withCloudPlugins(pulumiEnvironment(await setUp()));
+  const stack = whichStack(chosen, named);
+  const env = { ...chosen, PULUMI_STACK: stack };
   unlock(env);
-  ensureStack(env);
+  requireStack(env);
   console.log(`Deploying stack ${stack}`);
   // What shows the result is loaded while the deployment runs.
   const [{ exitCode, outputs }, { parseFleet, stackDirectory }, { recordedStatus, renderStatus }] = await Promise.all([
@@ -43,7 +47,7 @@ async function start(stack: string): Promise<number> {
   const systems = new Set(fleet.builders.flatMap((builder) => builder.systems));
   // docs/hello.nix has an attribute for each system; asked for all, it needs builders for all.
   const attribute = systems.size > 1 ? "" : systems.has("x86_64-linux") ? " -A x86" : " -A arm";
-  const other = stack === defaultStack ? "" : ` --stack ${stack}`;
+  const other = stackOption(env, stack);
   console.log(`
 ${renderStatus(recordedStatus(fleet))}
 

@@ -11,22 +11,31 @@ import { liveStatus, renderStatus } from "./status.ts";
 import { clientKeyName } from "../nix/clientFiles.ts";
 import { InvalidValue, NotExpressible } from "../nix/invalidValue.ts";
 import { profileNames } from "../nix/profiles.ts";
+import { whichStack } from "../../tools/stack.ts";
+
+/** Stands before the command or after it. */
+const stackFlag = [
+  "-s, --stack <name>",
+  "stack to work with; default: $PULUMI_STACK, else the selected one, else dev",
+] as const;
 
 const program = new Command("fleet")
   .description("Use and look after the builders of a nix-builder-fleet stack.")
-  .option("-s, --stack <name>", "stack to work with (before the command)", process.env["PULUMI_STACK"] ?? "dev")
+  .option(...stackFlag)
   .enablePositionalOptions()
-  .showHelpAfterError();
+  .showHelpAfterError("(`npx fleet --help` lists the commands, `npx fleet COMMAND --help` their options)");
 
-/** The stack that was chosen before the command. */
-const stack = (): string => program.opts<{ stack: string }>().stack;
+/** The stack that was named, before the command or after it, or else what a call without a name works on. */
+const stack = (options: { stack?: string }): string =>
+  whichStack(process.env, options.stack ?? program.opts<{ stack?: string }>().stack);
 
 program
   .command("status")
   .description("Ask every builder for an answer and show them as a table. Exits with 1 if one does not answer.")
+  .option(...stackFlag)
   .option("--json", "print JSON")
-  .action(async ({ json }: { json?: true }) => {
-    const rows = await liveStatus(await readFleet(stack()));
+  .action(async ({ json, ...options }: { json?: true; stack?: string }) => {
+    const rows = await liveStatus(await readFleet(stack(options)));
     console.log(json === true ? JSON.stringify(rows, null, 2) : renderStatus(rows));
     if (rows.some(({ answers }) => answers !== true)) process.exitCode = 1;
   });
@@ -44,10 +53,14 @@ With --form, print one form of the configuration, or write it to the folder.`,
   .option("--nix-version <version>", "version of the client's Nix, for forms that older ones can't read")
   .option("--force", "overwrite files of another fleet")
   .option("--json", "print what was written as JSON")
+  .option(...stackFlag)
   .addHelpText("after", `\nForms:\n${describeForms()}`)
   .action(
-    async (directory: string | undefined, { json, ...choice }: Omit<ClientChoice, "directory"> & { json?: true }) => {
-      const fleet = await readFleet(stack());
+    async (
+      directory: string | undefined,
+      { json, stack: named, ...choice }: Omit<ClientChoice, "directory"> & { json?: true; stack?: string },
+    ) => {
+      const fleet = await readFleet(stack({ ...(named !== undefined && { stack: named }) }));
       const result = writeClient(fleet, { ...choice, ...(directory !== undefined && { directory }) });
       if ("text" in result) {
         process.stdout.write(json === true ? `${JSON.stringify(result)}\n` : result.text);
@@ -70,8 +83,9 @@ program
   .option("--recorded", "show what the last deployment found, and build nothing")
   .option("--json", "print JSON")
   .option("--junit <file>", "write the results to a file for CI systems, too")
-  .action(async (names: string[], options: VerifyOptions) => {
-    process.exitCode = await verify(await readFleet(stack()), names, options);
+  .option(...stackFlag)
+  .action(async (names: string[], options: VerifyOptions & { stack?: string }) => {
+    process.exitCode = await verify(await readFleet(stack(options)), names, options);
   });
 
 program
@@ -81,8 +95,9 @@ program
   )
   .argument("[builders...]", "names of the builders; default: all")
   .option("--json", "print JSON")
-  .action(async (names: string[], options: { json?: true }) => {
-    process.exitCode = await doctor(await readFleet(stack()), names, options);
+  .option(...stackFlag)
+  .action(async (names: string[], options: { json?: true; stack?: string }) => {
+    process.exitCode = await doctor(await readFleet(stack(options)), names, options);
   });
 
 program
@@ -93,11 +108,13 @@ program
   .argument("<installable...>", "a .drv file, FLAKE#ATTRIBUTE, or what nix-build takes")
   .option("--machine", "for this machine's own Nix instead of `fleet build`")
   .option("--json", "print JSON")
+  .option(...stackFlag)
   .helpOption("--help", "show this help")
   .allowUnknownOption()
   .passThroughOptions()
-  .action(async (words: string[], options: ExplainOptions) => {
-    process.exitCode = await explain(await readFleet(stack()), words, options);
+  .action(async (words: string[], options: ExplainOptions & { stack?: string }) => {
+    refuseLate(words, "explain", ["--stack", "--machine"]);
+    process.exitCode = await explain(await readFleet(stack(options)), words, options);
   });
 
 for (const [name, nixProgram, example] of [
@@ -110,10 +127,12 @@ for (const [name, nixProgram, example] of [
     .argument("[args...]", `what ${nixProgram} takes`)
     .helpOption("--help", "show this help")
     .option("--remote-store <builder>", "evaluate here, build everything on this one builder, bring the results back")
+    .option(...stackFlag)
     .allowUnknownOption()
     .passThroughOptions()
-    .action(async (words: string[], { remoteStore }: { remoteStore?: string }) => {
-      const run = { stack: stack(), program: nixProgram, words };
+    .action(async (words: string[], { remoteStore, ...options }: { remoteStore?: string; stack?: string }) => {
+      refuseLate(words, name, ["--stack", "--remote-store"]);
+      const run = { stack: stack(options), program: nixProgram, words };
       process.exitCode = await runNix(remoteStore === undefined ? run : { ...run, remoteStore });
     });
 }
@@ -122,11 +141,35 @@ program
   .command("verify-gone")
   .description("Ask Hetzner Cloud what still carries the fleet's label. Exits with 1 if there is anything.")
   .option("--json", "print JSON")
-  .action(async ({ json }: { json?: true }) => {
-    const remains = await findRemains(stack());
-    console.log(json === true ? JSON.stringify(remains, null, 2) : renderRemains(stack(), remains));
+  .option(...stackFlag)
+  .action(async ({ json, ...options }: { json?: true; stack?: string }) => {
+    const remains = await findRemains(stack(options));
+    console.log(json === true ? JSON.stringify(remains, null, 2) : renderRemains(stack(options), remains));
     if (remains.left.length > 0) process.exitCode = 1;
   });
+
+/**
+ * Everything from the first word on belongs to Nix, which would say of an option of ours only that it doesn't know it.
+ *
+ * @throws CliError naming the right place.
+ */
+function refuseLate(words: readonly string[], command: string, own: readonly string[]): void {
+  // What follows `--` is for the program that `nix run` starts.
+  const forNix = words.slice(0, words.includes("--") ? words.indexOf("--") : undefined);
+  for (const option of own) {
+    if (!forNix.some((word) => word === option || word.startsWith(`${option}=`))) continue;
+    throw new CliError(`put ${option} before the arguments: fleet ${command} ${option} … ${words[0] ?? ""}`);
+  }
+}
+
+/** What to tell a person of an error that is no mistake of this program's; `undefined`: it is one. */
+function explanation(error: unknown): string | undefined {
+  if (!(error instanceof Error)) return undefined;
+  if ([CliError, InvalidValue, NotExpressible].some((kind) => error instanceof kind)) return error.message;
+  // What the operating system refused, as Node words it: "EACCES: permission denied, mkdir '/x'".
+  const refused = "syscall" in error && "path" in error && /^[A-Z0-9]+: (.*), (\w+ .*)$/s.exec(error.message);
+  return refused ? `can't ${refused[2] ?? ""}: ${refused[1] ?? ""}` : undefined;
+}
 
 /** How Nix uses a client directory. */
 function usage(directory: string, needsOwnKey: boolean): string {
@@ -138,7 +181,8 @@ Nix uses them with these two variables set, for one command or in a shell:
 try {
   await program.parseAsync();
 } catch (error) {
-  if (!(error instanceof CliError || error instanceof InvalidValue || error instanceof NotExpressible)) throw error;
-  console.error(`fleet: ${error.message}`);
+  const message = explanation(error);
+  if (message === undefined) throw error;
+  console.error(`fleet: ${message}`);
   process.exitCode = 1;
 }

@@ -8,6 +8,7 @@ import type { Verdict } from "../smoke/verdict.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { clientFiles, clientKeyName } from "../nix/clientFiles.ts";
 import { profileNames } from "../nix/profiles.ts";
+import { backendOf, noSuchStack, stackNames } from "../../tools/stack.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
 
@@ -104,15 +105,28 @@ export function parseFleet(stack: string, values: unknown): Fleet {
  * @throws CliError when there is no such stack or nothing is deployed in it.
  */
 export async function readFleet(stack: string): Promise<UsableFleet> {
-  const result = await execa(
-    process.execPath,
-    [`${checkout}/tools/pulumi.ts`, "stack", "output", "--json", "--show-secrets"],
-    { cwd: checkout, env: { PULUMI_STACK: stack }, reject: false, stdin: "ignore" },
-  );
-  if (result.failed) throw new CliError(`the outputs of stack '${stack}' can't be read: ${result.stderr.trim()}`);
+  const result = await runPulumi(stack, "stack", "output", "--json", "--show-secrets");
+  if (result.failed) throw new CliError(await explainUnreadable(stack, result.stderr.trim()));
   const values: unknown = JSON.parse(result.stdout);
   const fleet = parseFleet(stack, values);
   return { ...fleet, ...keys.parse(values) };
+}
+
+/** Why a stack's outputs can't be read: mostly, because there is no such stack. */
+async function explainUnreadable(stack: string, said: string): Promise<string> {
+  const raw = `the outputs of stack '${stack}' can't be read: ${said}`;
+  if (!said.includes("no stack named")) return raw;
+  const list = await runPulumi(stack, "stack", "ls", "--json");
+  return list.failed ? raw : noSuchStack(stack, backendOf(process.env), stackNames(list.stdout));
+}
+
+function runPulumi(stack: string, ...words: readonly string[]) {
+  return execa(process.execPath, [`${checkout}/tools/pulumi.ts`, ...words], {
+    cwd: checkout,
+    env: { PULUMI_STACK: stack },
+    reject: false,
+    stdin: "ignore",
+  });
 }
 
 /**
@@ -132,7 +146,8 @@ export function chooseBuilders(fleet: Fleet, names: readonly string[]): [name: s
 
 /** Folder of the checkout for what belongs to a stack on this machine; `destroy` empties it. */
 export function stackDirectory(stack: string): string {
-  return `${checkout}/.fleet/stacks/${stack}`;
+  // A backend of organizations may know the stack by more than its name, ORGANIZATION/PROJECT/NAME.
+  return `${checkout}/.fleet/stacks/${stack.split("/").at(-1) ?? stack}`;
 }
 
 /** Writes the files with which this checkout itself uses the fleet. What is there already stays as it is. */

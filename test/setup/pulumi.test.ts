@@ -4,7 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createHash } from "node:crypto";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { hasOwnBackend, pulumiEnvironment, tidyStackFiles, usesStack, withoutSalt } from "../../tools/pulumi.ts";
+import { pulumiEnvironment, requireStack, tidyStackFiles, usesStack, withoutSalt } from "../../tools/pulumi.ts";
+import { hasOwnBackend, stackOption, whichStack } from "../../tools/stack.ts";
 import type { Toolchain } from "../../tools/setup/index.ts";
 
 let directory: string;
@@ -78,15 +79,69 @@ describe("the backend", () => {
 });
 
 describe("the stack", () => {
-  it("is dev until another one is selected", () => {
-    expect(environment({})["PULUMI_STACK"]).toBe("dev");
+  const own = () => `file://${directory}/.fleet/state`;
+
+  /** As `pulumi stack select` leaves it. */
+  function select(stack: string, backend: string): void {
     const key = createHash("sha1").update(join(directory, "Pulumi.yaml")).digest("hex");
-    mkdirSync(join(home, "workspaces"));
+    mkdirSync(join(home, "workspaces"), { recursive: true });
     writeFileSync(
       join(home, "workspaces", `nix-builder-fleet-${key}-workspace.json`),
-      JSON.stringify({ stacks: { [`file://${directory}/.fleet/state`]: "organization/nix-builder-fleet/mine" } }),
+      JSON.stringify({ stacks: { [backend]: `organization/nix-builder-fleet/${stack}` } }),
     );
+  }
+
+  it("is dev until another one is selected", () => {
+    expect(environment({})["PULUMI_STACK"]).toBe("dev");
+    expect(whichStack({ PULUMI_HOME: home }, undefined, directory)).toBe("dev");
+    select("mine", own());
     expect(environment({})).not.toHaveProperty("PULUMI_STACK");
+    expect(whichStack({ PULUMI_HOME: home }, undefined, directory)).toBe("mine");
+    expect(whichStack(environment({}), undefined, directory)).toBe("mine");
+  });
+
+  it("is the one that a command names, else that of the environment, else the selected one", () => {
+    select("mine", own());
+    const env = { PULUMI_HOME: home, PULUMI_STACK: "other" };
+    expect(whichStack(env, "named", directory)).toBe("named");
+    expect(whichStack(env, undefined, directory)).toBe("other");
+    expect(whichStack({ ...env, PULUMI_STACK: "" }, undefined, directory)).toBe("mine");
+  });
+
+  it("is the one that is selected in the backend in use", () => {
+    select("mine", "s3://bucket");
+    expect(whichStack({ PULUMI_HOME: home }, undefined, directory)).toBe("dev");
+    expect(whichStack({ PULUMI_HOME: home, PULUMI_BACKEND_URL: "s3://bucket" }, undefined, directory)).toBe("mine");
+    logIn("s3://bucket");
+    expect(whichStack({ PULUMI_HOME: home }, undefined, directory)).toBe("mine");
+  });
+
+  it("is named in a command wherever the same command without a name would take another one", () => {
+    const env = () => environment({});
+    expect(stackOption(env(), "dev", directory)).toBe("");
+    expect(stackOption(env(), "mine", directory)).toBe(" --stack mine");
+    select("mine", own());
+    expect(stackOption(env(), "dev", directory)).toBe(" --stack dev");
+    expect(stackOption(env(), "mine", directory)).toBe("");
+    // The next shell may not have the variable.
+    expect(stackOption({ ...env(), PULUMI_STACK: "dev" }, "dev", directory)).toBe(" --stack dev");
+    expect(stackOption({ PULUMI_HOME: home, PULUMI_BACKEND_URL: "s3://x" }, "dev", directory)).toBe(" --stack dev");
+  });
+
+  it("that isn't there and has no configuration ends in the command that makes it, and the stacks that there are", () => {
+    const stacks = join(directory, ".fleet", "state", ".pulumi", "stacks", "nix-builder-fleet");
+    mkdirSync(stacks, { recursive: true });
+    for (const file of ["dev.json", "prod.json.gz", "dev.json.bak"]) writeFileSync(join(stacks, file), "{}");
+    const require = (stack: string) => {
+      requireStack({ ...environment({}), PULUMI_STACK: stack }, directory);
+    };
+    expect(() => {
+      require("nope");
+    }).toThrow(
+      `stack 'nope' does not exist in ${own()} (there are dev, prod); make it with ` +
+        "`npm run pulumi -- stack init nope` and write Pulumi.nope.yaml",
+    );
+    require("prod");
   });
 
   it.each([
