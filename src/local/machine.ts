@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { connect, createServer } from "node:net";
 import { availableParallelism, totalmem, userInfo } from "node:os";
+import { basename } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
 import { localMachineFiles, type LocalAccount } from "./files.ts";
@@ -30,8 +31,11 @@ import { findLocalTools } from "./tools.ts";
  * @throws Error in words when the port is taken or sshd doesn't start (with what sshd said).
  */
 export async function startMachine(machine: LocalMachine, generation: string): Promise<void> {
-  const { directory, address, port } = machine;
+  const { directory } = machine;
   const tools = findLocalTools(machine.system);
+  if (runningSshd(directory) === undefined) await stopProcesses(marksOfMachine(directory));
+  // Before anything changes: a builder that can't move goes on where it is.
+  if (runningSocket(directory) !== socketOf(machine)) await refuseTakenPort(basename(directory), machine);
   if (machine.emulatedFor !== undefined) registerEmulation(machine.emulatedFor, machine.system);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   for (const folder of ["root", "state", "log"]) mkdirSync(`${directory}/${folder}`, { recursive: true });
@@ -43,11 +47,7 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   // Only these two are read at start; authorized_keys, the forced command and nix.conf count from the next connection on.
   const after = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
   if (runningSshd(directory) !== undefined && before !== after) await stopProcesses(marksOfMachine(directory));
-  if (runningSshd(directory) === undefined) {
-    await stopProcesses(marksOfMachine(directory));
-    await refuseTakenPort(address, port);
-    await startSshd(tools.sshd, machine);
-  }
+  if (runningSshd(directory) === undefined) await startSshd(tools.sshd, machine);
   writeFileSync(`${directory}/generation`, generation);
 }
 
@@ -73,18 +73,33 @@ export async function sweep(directory: string, owner: string): Promise<void> {
   removeTree(directory);
 }
 
+/** What a builder's sshd listens on; `undefined` where none runs. */
+export function runningSocket(directory: string): string | undefined {
+  if (runningSshd(directory) === undefined) return undefined;
+  return /^ListenAddress (\S+)$/m.exec(read(`${directory}/sshd_config`))?.[1];
+}
+
+/** An address and port, as `sshd_config` and `runningSocket` write them. */
+export function socketOf({ address, port }: Pick<LocalMachine, "address" | "port">): string {
+  return `${address}:${port}`;
+}
+
 /**
  * Refuses an address and port that something else listens on.
  *
- * @throws Error naming both and what to do.
+ * @param name The builder's, for the error.
+ * @throws Error naming all three and what to do.
  */
-export async function refuseTakenPort(address: string, port: number): Promise<void> {
+export async function refuseTakenPort(
+  name: string,
+  { address, port }: Pick<LocalMachine, "address" | "port">,
+): Promise<void> {
   const server = createServer();
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error: NodeJS.ErrnoException) => {
       reject(
         new Error(
-          `${address} port ${port} can't be listened on (${portProblem(error.code)}); give the builder another port`,
+          `builder '${name}': ${address} port ${port} can't be listened on (${portProblem(error.code)}); give it another port`,
         ),
       );
     });
