@@ -6,7 +6,6 @@ import {
   existsSync,
   mkdirSync,
   openSync,
-  readdirSync,
   readFileSync,
   rmSync,
   statfsSync,
@@ -14,7 +13,7 @@ import {
 } from "node:fs";
 import { connect, createServer } from "node:net";
 import { availableParallelism, totalmem, userInfo } from "node:os";
-import { basename } from "node:path";
+import { basename, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
 import { localMachineFiles, type LocalAccount } from "./files.ts";
@@ -61,16 +60,47 @@ export async function removeMachine(directory: string): Promise<void> {
  * Removes whatever is left of a stack on this machine: builders and client files that a deployment made but was killed
  * before it could write them down, and processes that use them. Safe to repeat.
  *
- * @param directory The stack's folder.
+ * @param directory The stack's folder when it was deployed; if the checkout was moved since, the one in this checkout goes too.
  * @param owner Owner of the emulations that the stack may have registered.
  */
 export async function sweep(directory: string, owner: string): Promise<void> {
-  const machines = `${directory}/machines`;
-  for (const name of existsSync(machines) ? readdirSync(machines) : []) await removeMachine(`${machines}/${name}`);
-  // Smoke tests under way, and ssh's own processes that keep a connection for the next build (their title is the socket's path).
-  await stopProcesses([`root=${directory}/`, `-F ${directory}/client/ssh_config`, `ssh: ${directory}/client/`]);
-  for (const system of systems) unregisterEmulation(owner, system);
+  await endAll(directory, owner);
+  const here = resolve(import.meta.dirname, "../../.fleet/stacks", basename(directory));
+  if (formerPlace(here)?.directory === directory) removeTree(here);
   removeTree(directory);
+}
+
+/**
+ * Takes the stack's folder as the place that it is deployed from, and ends what still runs from where the checkout was
+ * before it was moved: nothing else knows of it any more. Safe to repeat.
+ */
+export async function claimPlace(directory: string, owner: string): Promise<void> {
+  const former = formerPlace(directory);
+  if (former !== undefined) await endAll(former.directory, former.owner);
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  writeFileSync(`${directory}/place`, `${directory}\n${owner}\n`);
+}
+
+/** The stack's folder, and the owner of its emulations, before the checkout was moved; `undefined`: it wasn't. */
+export function formerPlace(directory: string): { readonly directory: string; readonly owner: string } | undefined {
+  const [former = "", owner = ""] = read(`${directory}/place`).split("\n");
+  if (former === "" || former === directory) return undefined;
+  // A checkout that was copied: what runs from the other one isn't ours to end.
+  if (read(`${former}/place`).startsWith(`${former}\n`)) return undefined;
+  return { directory: former, owner };
+}
+
+/** Ends all processes of a stack and removes its emulations, whether or not its folder is still there. */
+async function endAll(directory: string, owner: string): Promise<void> {
+  await stopProcesses([
+    `-f ${directory}/machines/`,
+    // Builders, and smoke tests under way.
+    `root=${directory}/`,
+    // ssh, also when it keeps a connection for the next build: its title is the socket's path then.
+    `-F ${directory}/client/ssh_config`,
+    `ssh: ${directory}/client/`,
+  ]);
+  for (const system of systems) unregisterEmulation(owner, system);
 }
 
 /** What a builder's sshd listens on; `undefined` where none runs. */
