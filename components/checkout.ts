@@ -1,9 +1,13 @@
 /** How components run this project's own scripts. */
-import { resolve } from "node:path";
 import * as pulumi from "@pulumi/pulumi";
 
-/** Arguments that all commands share: run in the checkout, with nothing of earlier runs in the environment. */
-export const commandDefaults = { dir: resolve(import.meta.dirname, ".."), addPreviousOutputInEnv: false } as const;
+/**
+ * Arguments that all commands share: nothing of earlier runs in the environment.
+ *
+ * They run in the project's folder, as plugins do. No `dir`: it would stay in the state, and a checkout that was moved couldn't
+ * be destroyed.
+ */
+export const commandDefaults = { addPreviousOutputInEnv: false } as const;
 
 /**
  * Command text that runs a script of `src` with the Node that runs this program's scripts, the one on PATH.

@@ -15,7 +15,7 @@ export interface WorkspaceArgs {
 export class Workspace extends pulumi.ComponentResource {
   constructor(name: string, args: WorkspaceArgs, opts?: pulumi.ComponentResourceOptions) {
     super("nix-builder-fleet:index:Workspace", name, {}, opts);
-    new command.Command(
+    const folder = new command.Command(
       name,
       {
         ...commandDefaults,
@@ -23,6 +23,12 @@ export class Workspace extends pulumi.ComponentResource {
         delete: scriptCommand("local/main.ts", "sweep", args.directory, args.owner),
       },
       { parent: this },
+    );
+    // A command of its own: whoever makes the folder is sure that its removal is in the state.
+    new command.Command(
+      `${name}-place`,
+      { ...commandDefaults, create: scriptCommand("local/main.ts", "claim", args.directory, args.owner) },
+      { parent: this, dependsOn: folder },
     );
     this.registerOutputs({});
   }

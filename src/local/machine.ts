@@ -6,7 +6,6 @@ import {
   existsSync,
   mkdirSync,
   openSync,
-  readdirSync,
   readFileSync,
   rmSync,
   statfsSync,
@@ -14,6 +13,7 @@ import {
 } from "node:fs";
 import { connect, createServer } from "node:net";
 import { availableParallelism, totalmem, userInfo } from "node:os";
+import { basename, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
 import { localMachineFiles, type LocalAccount } from "./files.ts";
@@ -30,8 +30,11 @@ import { findLocalTools } from "./tools.ts";
  * @throws Error in words when the port is taken or sshd doesn't start (with what sshd said).
  */
 export async function startMachine(machine: LocalMachine, generation: string): Promise<void> {
-  const { directory, address, port } = machine;
+  const { directory } = machine;
   const tools = findLocalTools(machine.system);
+  if (runningSshd(directory) === undefined) await stopProcesses(marksOfMachine(directory));
+  // Before anything changes: a builder that can't move goes on where it is.
+  if (runningSocket(directory) !== socketOf(machine)) await refuseTakenPort(basename(directory), machine);
   if (machine.emulatedFor !== undefined) registerEmulation(machine.emulatedFor, machine.system);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   for (const folder of ["root", "state", "log"]) mkdirSync(`${directory}/${folder}`, { recursive: true });
@@ -43,11 +46,7 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   // Only these two are read at start; authorized_keys, the forced command and nix.conf count from the next connection on.
   const after = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
   if (runningSshd(directory) !== undefined && before !== after) await stopProcesses(marksOfMachine(directory));
-  if (runningSshd(directory) === undefined) {
-    await stopProcesses(marksOfMachine(directory));
-    await refuseTakenPort(address, port);
-    await startSshd(tools.sshd, machine);
-  }
+  if (runningSshd(directory) === undefined) await startSshd(tools.sshd, machine);
   writeFileSync(`${directory}/generation`, generation);
 }
 
@@ -61,30 +60,76 @@ export async function removeMachine(directory: string): Promise<void> {
  * Removes whatever is left of a stack on this machine: builders and client files that a deployment made but was killed
  * before it could write them down, and processes that use them. Safe to repeat.
  *
- * @param directory The stack's folder.
+ * @param directory The stack's folder when it was deployed; if the checkout was moved since, the one in this checkout goes too.
  * @param owner Owner of the emulations that the stack may have registered.
  */
 export async function sweep(directory: string, owner: string): Promise<void> {
-  const machines = `${directory}/machines`;
-  for (const name of existsSync(machines) ? readdirSync(machines) : []) await removeMachine(`${machines}/${name}`);
-  // Smoke tests under way, and ssh's own processes that keep a connection for the next build (their title is the socket's path).
-  await stopProcesses([`root=${directory}/`, `-F ${directory}/client/ssh_config`, `ssh: ${directory}/client/`]);
-  for (const system of systems) unregisterEmulation(owner, system);
+  await endAll(directory, owner);
+  const here = resolve(import.meta.dirname, "../../.fleet/stacks", basename(directory));
+  if (formerPlace(here)?.directory === directory) removeTree(here);
   removeTree(directory);
+}
+
+/**
+ * Takes the stack's folder as the place that it is deployed from, and ends what still runs from where the checkout was
+ * before it was moved: nothing else knows of it any more. Safe to repeat.
+ */
+export async function claimPlace(directory: string, owner: string): Promise<void> {
+  const former = formerPlace(directory);
+  if (former !== undefined) await endAll(former.directory, former.owner);
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  writeFileSync(`${directory}/place`, `${directory}\n${owner}\n`);
+}
+
+/** The stack's folder, and the owner of its emulations, before the checkout was moved; `undefined`: it wasn't. */
+export function formerPlace(directory: string): { readonly directory: string; readonly owner: string } | undefined {
+  const [former = "", owner = ""] = read(`${directory}/place`).split("\n");
+  if (former === "" || former === directory) return undefined;
+  // A checkout that was copied: what runs from the other one isn't ours to end.
+  if (read(`${former}/place`).startsWith(`${former}\n`)) return undefined;
+  return { directory: former, owner };
+}
+
+/** Ends all processes of a stack and removes its emulations, whether or not its folder is still there. */
+async function endAll(directory: string, owner: string): Promise<void> {
+  await stopProcesses([
+    `-f ${directory}/machines/`,
+    // Builders, and smoke tests under way.
+    `root=${directory}/`,
+    // ssh, also when it keeps a connection for the next build: its title is the socket's path then.
+    `-F ${directory}/client/ssh_config`,
+    `ssh: ${directory}/client/`,
+  ]);
+  for (const system of systems) unregisterEmulation(owner, system);
+}
+
+/** What a builder's sshd listens on; `undefined` where none runs. */
+export function runningSocket(directory: string): string | undefined {
+  if (runningSshd(directory) === undefined) return undefined;
+  return /^ListenAddress (\S+)$/m.exec(read(`${directory}/sshd_config`))?.[1];
+}
+
+/** An address and port, as `sshd_config` and `runningSocket` write them. */
+export function socketOf({ address, port }: Pick<LocalMachine, "address" | "port">): string {
+  return `${address}:${port}`;
 }
 
 /**
  * Refuses an address and port that something else listens on.
  *
- * @throws Error naming both and what to do.
+ * @param name The builder's, for the error.
+ * @throws Error naming all three and what to do.
  */
-export async function refuseTakenPort(address: string, port: number): Promise<void> {
+export async function refuseTakenPort(
+  name: string,
+  { address, port }: Pick<LocalMachine, "address" | "port">,
+): Promise<void> {
   const server = createServer();
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error: NodeJS.ErrnoException) => {
       reject(
         new Error(
-          `${address} port ${port} can't be listened on (${portProblem(error.code)}); give the builder another port`,
+          `builder '${name}': ${address} port ${port} can't be listened on (${portProblem(error.code)}); give it another port`,
         ),
       );
     });

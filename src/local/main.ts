@@ -2,7 +2,7 @@
 import { text } from "node:stream/consumers";
 import type { System } from "../nix/system.ts";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
-import { removeMachine, startMachine, sweep } from "./machine.ts";
+import { claimPlace, removeMachine, startMachine, sweep } from "./machine.ts";
 import { generationVariable, type LocalMachine } from "./spec.ts";
 
 const [command, ...words] = process.argv.slice(2);
@@ -11,6 +11,7 @@ const actions: Readonly<Record<string, () => void | Promise<void>>> = {
     await startMachine(JSON.parse(await text(process.stdin)) as LocalMachine, process.env[generationVariable] ?? "1");
   },
   remove: () => removeMachine(argument(0)),
+  claim: () => claimPlace(argument(0), argument(1)),
   sweep: () => sweep(argument(0), argument(1)),
   "register-emulation": () => {
     registerEmulation(argument(0), argument(1) as System);

@@ -4,7 +4,7 @@ import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import type { FleetSpec, LocalBuilderSpec } from "../fleetSpec.ts";
 import { systemOfThisMachine, type System } from "../nix/system.ts";
 import { emulation, emulationObstacle } from "./emulation.ts";
-import { refuseTakenPort } from "./machine.ts";
+import { formerPlace, refuseTakenPort, runningSocket, socketOf } from "./machine.ts";
 import { runningSshd } from "./processes.ts";
 import { checkNixVersion, findLocalTools, MissingTool } from "./tools.ts";
 
@@ -40,9 +40,11 @@ export async function planLocalBuilders(spec: FleetSpec, directory: string): Pro
       const tools = findLocalTools(builder.system);
       if (!nixChecked) checkNixVersion(tools.nixDaemon);
       nixChecked = true;
-      if (runningSshd(machineDirectory(directory, builder.name)) === undefined) {
-        await refuseTakenPort(builder.address, builder.port).catch((error: unknown) => {
-          throw new MissingTool(`builder '${builder.name}': ${error instanceof Error ? error.message : String(error)}`);
+      // Of a checkout that was moved, the builders still run where it was; the deployment ends them first.
+      const moved = formerPlace(directory) !== undefined;
+      if (!moved && runningSocket(machineDirectory(directory, builder.name)) !== socketOf(builder)) {
+        await refuseTakenPort(builder.name, builder).catch((error: unknown) => {
+          throw new MissingTool(error instanceof Error ? error.message : String(error));
         });
       }
       if (builder.system !== systemOfThisMachine() && emulation(owner, builder.system) !== "machine") {

@@ -1,5 +1,6 @@
 /** The processes of one local builder: found by their folder, stopped without a survivor. */
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { basename } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
 interface Process {
@@ -12,7 +13,7 @@ interface Process {
 export function runningSshd(directory: string): number | undefined {
   try {
     const pid = Number(readFileSync(`${directory}/sshd.pid`, "utf8"));
-    return commandOf(pid).includes(`${directory}/sshd_config`) ? pid : undefined;
+    return isOurs(pid) && commandOf(pid).includes(`${directory}/sshd_config`) ? pid : undefined;
   } catch {
     return undefined;
   }
@@ -28,17 +29,22 @@ export function marksOfMachine(directory: string): readonly string[] {
 }
 
 /**
- * Stops every process with one of these marks in its command line, and all that descend from them: for a builder its sshd,
- * the sessions, Nix, and builds under way.
+ * Stops every process of sshd, ssh or Nix with one of these marks in its command line, and all that descend from them: for a
+ * builder its sshd, the sessions, and builds under way. An editor or a `tail` that has one of the builder's files open goes on.
  *
  * @throws Error when something still runs after ten seconds.
  */
 export async function stopProcesses(marks: readonly string[]): Promise<void> {
+  await stop((known) => processesOf(marks, known));
+}
+
+/** Stops what these marks find until nothing is left; `find` is told of the processes that it found before. */
+async function stop(find: (known: ReadonlySet<number>) => Process[]): Promise<void> {
   // Descendants lose their parent with the first signal: they are remembered.
   const known = new Set<number>();
   const deadline = Date.now() + 10_000;
   for (let signal: NodeJS.Signals = "SIGTERM"; ; signal = Date.now() > deadline - 8_000 ? "SIGKILL" : "SIGTERM") {
-    const alive = processesOf(marks, known);
+    const alive = find(known);
     if (alive.length === 0) return;
     if (Date.now() > deadline) {
       throw new Error(`process ${alive.map(({ pid, command }) => `${pid} (${command})`).join(", ")} does not end`);
@@ -62,7 +68,8 @@ function processesOf(marks: readonly string[], known: ReadonlySet<number>): Proc
     for (const child of all) if (child.parent === process.pid) add(child);
   };
   for (const process of all) {
-    if (marks.some((mark) => process.command.includes(mark)) || known.has(process.pid)) add(process);
+    const marked = marks.some((mark) => process.command.includes(mark)) && isOurs(process.pid);
+    if (marked || known.has(process.pid)) add(process);
   }
   return [...found.values()].filter(({ pid }) => pid !== globalThis.process.pid);
 }
@@ -81,6 +88,17 @@ function processes(): Process[] {
         return [];
       }
     });
+}
+
+/** Whether the process runs a program that builders and their clients run, for the user who runs this one. */
+function isOurs(pid: number): boolean {
+  try {
+    // A program that was upgraded since is `… (deleted)`. Nix is one program by many names, OpenSSH's server is several.
+    const program = basename(readlinkSync(`/proc/${pid}/exe`).replace(/ \(deleted\)$/, ""));
+    return /^(sshd|nix|ssh$)/.test(program) && statSync(`/proc/${pid}`).uid === process.getuid?.();
+  } catch {
+    return false;
+  }
 }
 
 function commandOf(pid: number): string {

@@ -1,5 +1,5 @@
-import { spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync, chmodSync, existsSync } from "node:fs";
+import { spawn, type ChildProcess } from "node:child_process";
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { afterEach, describe, expect, it } from "vitest";
 import { removeTree } from "../../src/local/folders.ts";
@@ -7,30 +7,46 @@ import { runningSshd, stopProcesses } from "../../src/local/processes.ts";
 import { processesNaming } from "../support/engine.ts";
 
 describe("stopping what belongs to a builder", () => {
-  const mark = `root=/nowhere/${String(process.pid)}/root`;
-  const bystander = spawn("sleep", ["60"]);
+  const directory = mkdtempSync(`${tmpdir()}/fleet-processes-`);
+  const mark = `root=${directory}/root`;
+  const running: ChildProcess[] = [];
+  const start = (program: string, ...words: string[]): ChildProcess => {
+    const child = spawn(program, words, { detached: true, stdio: "ignore" });
+    running.push(child);
+    return child;
+  };
   afterEach(() => {
-    bystander.kill();
+    for (const child of running.splice(0)) child.kill("SIGKILL");
+    rmSync(directory, { recursive: true, force: true });
   });
 
-  it("ends marked processes with all that descend from them, also those that ignore a polite request, and no other", async () => {
-    spawn("sh", ["-c", "trap '' TERM; sleep 61 & wait; sleep 62", mark], {
-      detached: true,
-      stdio: ["ignore", "ignore", "ignore"],
-    });
+  it("ends its programs with all that descend from them, also those that ignore a polite request", async () => {
+    mkdirSync(directory, { recursive: true });
+    const nix = `${directory}/nix-daemon`;
+    copyFileSync("/bin/sh", nix);
+    start(nix, "-c", "trap '' TERM; sleep 61 & wait; sleep 62", mark);
     await expect.poll(() => processesNaming("sleep 61").length).toBeGreaterThan(0);
     await stopProcesses([mark]);
     expect(processesNaming(mark)).toEqual([]);
     expect(processesNaming("sleep 61")).toEqual([]);
-    expect(bystander.exitCode).toBeNull();
-    expect(bystander.signalCode).toBeNull();
   });
 
-  it("does not take a process for sshd that has got its number since", () => {
-    const directory = mkdtempSync(`${tmpdir()}/fleet-pid-`);
+  it("leaves alone a person's own program that names the builder's files", async () => {
+    const bystander = start("tail", "-f", "/dev/null", mark);
+    await expect.poll(() => processesNaming(mark).length).toBeGreaterThan(0);
+    await stopProcesses([mark]);
+    expect(processesNaming(mark)).toHaveLength(1);
+    expect([bystander.exitCode, bystander.signalCode]).toEqual([null, null]);
+  });
+
+  it("does not take a process for sshd that has got its number since", async () => {
+    mkdirSync(directory, { recursive: true });
     writeFileSync(`${directory}/sshd.pid`, String(process.pid));
     expect(runningSshd(directory)).toBeUndefined();
-    rmSync(directory, { recursive: true });
+    const reader = start("tail", "-f", "/dev/null", `${directory}/sshd_config`);
+    await expect.poll(() => processesNaming(`${directory}/sshd_config`).length).toBeGreaterThan(0);
+    writeFileSync(`${directory}/sshd.pid`, String(reader.pid));
+    expect(runningSshd(directory)).toBeUndefined();
   });
 });
 

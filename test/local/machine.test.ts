@@ -1,0 +1,64 @@
+import { readFileSync } from "node:fs";
+import { connect, createServer, type Server } from "node:net";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { parseFleetSpec } from "../../src/fleetSpec.ts";
+import { startMachine } from "../../src/local/machine.ts";
+import { machineDirectory, planLocalBuilders } from "../../src/local/plan.ts";
+import { runningSshd } from "../../src/local/processes.ts";
+import { LocalFleet } from "../support/localFleet.ts";
+
+describe("a builder that is to move to a port that something else listens on", () => {
+  let fleet: LocalFleet;
+  let other: Server;
+  let port: number;
+
+  beforeEach(async () => {
+    fleet = await LocalFleet.start({ alias: "t-a" });
+    other = createServer((socket) => socket.end("occupied"));
+    const { address } = fleet.builder("t-a").local;
+    await new Promise<void>((done) => other.listen({ host: address, port: 0 }, done));
+    const bound = other.address();
+    port = typeof bound === "object" && bound !== null ? bound.port : 0;
+  });
+  afterEach(async () => {
+    await new Promise((done) => other.close(done));
+    await fleet.stop();
+  });
+
+  it("is named, and goes on where it was", async () => {
+    const { local } = fleet.builder("t-a");
+    const sshd = fleet.sshd("t-a");
+    const configuration = readFileSync(`${local.directory}/sshd_config`, "utf8");
+    await expect(startMachine({ ...local, port }, "2")).rejects.toThrow(
+      `builder '0': ${local.address} port ${port} can't be listened on (another program does); give it another port`,
+    );
+    expect(runningSshd(local.directory)).toBe(sshd);
+    expect(readFileSync(`${local.directory}/sshd_config`, "utf8")).toBe(configuration);
+    expect(await greeting(local.address, local.port)).toMatch(/^SSH-2.0-/);
+  });
+
+  it("is refused before anything is made", async () => {
+    const { local } = fleet.builder("t-a");
+    // The folder of a builder is called like the builder; LocalFleet calls them by number.
+    const plan = (at: number) => {
+      const builder = { name: "x", provider: "local", system: local.system, address: local.address, port: at };
+      const { builders, ...rest } = parseFleetSpec("t", { builders: [builder] }, "/nowhere");
+      const named = builders.map((one) => ({ ...one, name: "0" }));
+      return planLocalBuilders({ ...rest, builders: named }, fleet.directory);
+    };
+    expect(machineDirectory(fleet.directory, "0")).toBe(local.directory);
+    await expect(plan(local.port)).resolves.toMatchObject({ leftOut: [] });
+    await expect(plan(port)).rejects.toThrow(`builder '0': ${local.address} port ${port} can't be listened on`);
+  });
+});
+
+function greeting(host: string, port: number): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ host, port });
+    socket.once("error", reject);
+    socket.once("data", (data: Buffer) => {
+      socket.destroy();
+      resolve(String(data));
+    });
+  });
+}
