@@ -1,10 +1,13 @@
 /** What `npx fleet` does at Hetzner Cloud by itself: proving that nothing is left, and baking snapshots. */
 import { execa } from "execa";
 import { resolve } from "node:path";
+import * as z from "zod";
 import { accessFromEnvironment, accessVariables } from "../hcloud/access.ts";
 import { HcloudApi, HcloudError } from "../hcloud/api.ts";
 import { findLabelled, labels, type Item } from "../hcloud/inventory.ts";
 import { snapshotLabel } from "../hcloud/schema.ts";
+import { toHostKey } from "../ssh/hostKey.ts";
+import { bake, type Baked } from "./bake.ts";
 import { CliError } from "./stack.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
@@ -49,6 +52,44 @@ export function renderRemains(stack: string, { left, snapshots }: Remains): stri
         "be deleted in the console.";
   const kept = snapshots.length === 0 ? "" : `\nSnapshots of builders, kept on purpose: ${snapshots.length}`;
   return verdict + kept;
+}
+
+/**
+ * Bakes a builder of a stack.
+ *
+ * @param keep As written on the command line.
+ * @throws CliError in words.
+ */
+export async function bakeBuilder(stack: string, builder: string, keep: string): Promise<Baked> {
+  if (!/^[1-9]\d{0,2}$/.test(keep)) throw new CliError(`--keep ${keep}: a whole number of at least 1 is needed`);
+  const { builders, verification, adminPrivateKey } = await readOutputs(stack);
+  const verdict = verification[builder];
+  const machine = builders.find(({ alias }) => alias === verdict?.alias);
+  if (machine === undefined || verdict?.verified !== true) {
+    throw new CliError(
+      `'${builder}' is no verified builder of stack ${stack}; there are ${Object.keys(verification).join(", ")}`,
+    );
+  }
+  const target = { address: machine.hostName, port: machine.port, hostKey: toHostKey(machine.publicHostKey) };
+  const baking = { fleet: stack, builder, target, adminPrivateKey, keep: Number(keep) };
+  return bake(await openApi(stack), baking, (progress) => {
+    console.error(progress);
+  });
+}
+
+const bakingOutputs = z.object({
+  builders: z.array(z.object({ alias: z.string(), hostName: z.string(), port: z.number(), publicHostKey: z.string() })),
+  verification: z.record(z.string(), z.object({ alias: z.string(), verified: z.boolean() })),
+  adminPrivateKey: z.string(),
+});
+
+async function readOutputs(stack: string): Promise<z.infer<typeof bakingOutputs>> {
+  const args = [`${checkout}/tools/pulumi.ts`, "stack", "output", "--json", "--show-secrets"];
+  const env = { PULUMI_STACK: stack };
+  const result = await execa(process.execPath, args, { cwd: checkout, env, reject: false, stdin: "ignore" });
+  const parsed = bakingOutputs.safeParse(result.failed ? undefined : JSON.parse(result.stdout));
+  if (parsed.success) return parsed.data;
+  throw new CliError(`stack '${stack}' has no verified fleet: ${result.stderr.trim() || "deploy it first"}`);
 }
 
 /** The API with the token of the environment, or else the stack's. */

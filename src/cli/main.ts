@@ -3,7 +3,7 @@ import { Command } from "commander";
 import { describeForms, writeClient, type ClientChoice } from "./client.ts";
 import { doctor } from "./doctor.ts";
 import { explain, type ExplainOptions } from "./explain.ts";
-import { findRemains, renderRemains } from "./hcloud.ts";
+import { bakeBuilder, findRemains, renderRemains } from "./hcloud.ts";
 import { runNix } from "./nix.ts";
 import { CliError, readFleet } from "./stack.ts";
 import { verify, type VerifyOptions } from "./verify.ts";
@@ -146,6 +146,24 @@ program
     const remains = await findRemains(stack(options));
     console.log(json === true ? JSON.stringify(remains, null, 2) : renderRemains(stack(options), remains));
     if (remains.left.length > 0) process.exitCode = 1;
+  });
+
+program
+  .command("bake")
+  .description(
+    "Make a snapshot of a verified builder at Hetzner Cloud; builders with `image: snapshot` start from the newest.",
+  )
+  .argument("<builder>", "name of the builder within the fleet")
+  .option("--keep <number>", "snapshots of its architecture that stay, this one included", "3")
+  .option("--json", "print JSON")
+  .option(...stackFlag)
+  .action(async (builder: string, { keep, json, ...options }: { keep: string; json?: true; stack?: string }) => {
+    const baked = await bakeBuilder(stack(options), builder, keep);
+    console.log(
+      json === true
+        ? JSON.stringify(baked, null, 2)
+        : `Snapshot ${baked.snapshot} is there.${baked.deleted.length > 0 ? ` Older ones deleted: ${baked.deleted.join(", ")}.` : ""}`,
+    );
   });
 
 /**

@@ -27,8 +27,16 @@ export interface Connection {
   readonly close: () => void;
 }
 
-/** @param privateKey OpenSSH private key (PEM); on disk only while the connection is open, readable to this user alone. */
-export function connection({ address, port, hostKey }: Target, privateKey: string): Connection {
+/**
+ * Arguments of ssh for one command as root.
+ *
+ * @param privateKey OpenSSH private key (PEM); on disk only until `close`, readable to this user alone.
+ */
+export function sshCommand(
+  { address, port, hostKey }: Target,
+  privateKey: string,
+  remoteCommand: string,
+): { readonly args: readonly string[]; readonly close: () => void } {
   const directory = mkdtempSync(`${tmpdir()}/fleet-ssh-`);
   writeFileSync(`${directory}/key`, `${privateKey.trimEnd()}\n`, { mode: 0o600 });
   writeFileSync(`${directory}/known_hosts`, `machine ${hostKey.trim()}\n`);
@@ -47,15 +55,24 @@ export function connection({ address, port, hostKey }: Target, privateKey: strin
     "ServerAliveCountMax=3",
     "LogLevel=ERROR",
   ].flatMap((option) => ["-o", option]);
-  const args = ["-F", "none", "-T", ...options, "-p", String(port), `root@${address}`, "sh -s"];
+  const args = ["-F", "none", "-T", ...options, "-p", String(port), `root@${address}`, remoteCommand];
+  return {
+    args,
+    close: () => {
+      rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+/** @param privateKey As for `sshCommand`. */
+export function connection(target: Target, privateKey: string): Connection {
+  const { args, close } = sshCommand(target, privateKey, "sh -s");
   return {
     run: async (script, seconds) => {
       const result = await execa("ssh", args, { input: `${script}\nexit\n`, reject: false, timeout: seconds * 1000 });
       if (result.timedOut) return { code: 255, stdout: result.stdout, stderr: `timed out after ${seconds} s` };
       return { code: result.exitCode ?? 255, stdout: result.stdout, stderr: result.stderr || (result.message ?? "") };
     },
-    close: () => {
-      rmSync(directory, { recursive: true, force: true });
-    },
+    close,
   };
 }

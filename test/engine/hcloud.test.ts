@@ -339,4 +339,32 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     expect(serverIds()).toHaveLength(1);
     expect(ids).toContain(serverIds()[0]);
   });
+
+  it("bakes a snapshot without the builder's identity, keeps the newest, and starts other builders from it", async () => {
+    await up();
+    const bakeOwn = () =>
+      execa(process.execPath, ["src/cli/main.ts", "--stack", fleet.stack, "bake", "own", "--keep", "1"], {
+        env: fleet.env,
+        reject: false,
+        all: true,
+      });
+    for (let i = 0; i < 2; i += 1) {
+      const { exitCode, all } = await bakeOwn();
+      expect(exitCode, all).toBe(0);
+    }
+    const snapshots = api.all("images").filter(({ type }) => type === "snapshot");
+    expect(snapshots).toMatchObject([{ labels: { "nix-builder-fleet.snapshot": "builder" }, holds_host_key: false }]);
+    fleet.configure(configuration([own, { ...own, name: "baked", image: "snapshot" }]));
+    // The builder has its identity back, and the other one of its own.
+    const output = await up();
+    expect(output).not.toMatch(/converting/);
+    expect(await outputs()).toMatchObject({ verification: { own: { verified: true }, baked: { verified: true } } });
+    const { builders } = await outputs();
+    expect(new Set(builders.map(({ publicHostKey }) => publicHostKey)).size).toBe(2);
+    const status = await execa(process.execPath, ["src/cli/main.ts", "--stack", fleet.stack, "status"], {
+      env: fleet.env,
+      reject: false,
+    });
+    expect(status.exitCode, status.stdout).toBe(0);
+  });
 });

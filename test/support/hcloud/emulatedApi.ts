@@ -4,7 +4,7 @@
  */
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -591,6 +591,7 @@ export class EmulatedApi {
     if (host !== undefined) {
       execFileSync("mkdir", [target]);
       const pid = host.innerPid();
+      image["holds_host_key"] = existsSync(`/proc/${pid}/root/etc/ssh/ssh_host_ed25519_key`);
       const script = `cd /proc/${pid}/root && for f in ${diskFolders.join(" ")}; do [ ! -e $f ] || cp -a --parents $f ${target}; done`;
       execFileSync("sh", ["-c", script]);
     }

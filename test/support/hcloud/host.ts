@@ -136,6 +136,8 @@ export class Host {
 export const diskFolders = [
   "etc/nixos",
   "etc/nixos-boot",
+  "etc/nix-start",
+  "usr/local/sbin/nixos-rebuild",
   "etc/NIXOS",
   "etc/os-release",
   "etc/nix-ssh",
@@ -164,7 +166,8 @@ mount --bind ${directory} run/host
 mount -t tmpfs tmpfs tmp
 mount -t tmpfs tmpfs var/log
 ${nixIsInStore ? "" : "mkdir -p nix && mount -t tmpfs -o mode=755 tmpfs nix"}
-rm -rf root/.ssh etc/ssh etc/nixos etc/nix
+# What this machine does at logins (version managers with locks, prompts) is none of the hosts' business.
+rm -rf root/.ssh root/.bashrc root/.bash_profile root/.profile etc/profile.d etc/os-release etc/ssh etc/nixos etc/nix
 mkdir -p old
 pivot_root . old
 umount -l /old
