@@ -19,6 +19,10 @@ export interface Provisioning extends Target {
   readonly applied: string;
   /** Seconds until NixOS must answer. */
   readonly timeout: number;
+  /** The configuration's key for it. */
+  readonly timeoutKey: string;
+  /** The EC2 instance that it is: where SSH says nothing, its console does. */
+  readonly ec2Instance?: string;
 }
 
 /** Seconds that a rebuild of NixOS may take. */
@@ -60,6 +64,9 @@ export async function provision(
   }
 }
 
+/** States in which nothing is being installed: none was said, Debian's last one, and that of a finished EC2 instance. */
+const settled = new Set(["starting", "rebooting into NixOS", "running"]);
+
 /** Prints, line by line: the system's id, what the conversion says, whether the builder user is there, what is applied. */
 const look = `. /etc/os-release; echo "$ID"
 cat ${stateFile} 2>/dev/null || echo starting
@@ -97,13 +104,13 @@ async function whenNixos(
       }
       const [system, state = "", user, applied = ""] = stdout.split("\n");
       if (state.startsWith("failed: ")) await explainConversion(wanted, open, state.slice("failed: ".length));
-      if (system === "nixos" && user === "ready") return { open, applied };
-      say(system === "nixos" ? "NixOS is starting" : state);
+      if (system === "nixos" && user === "ready" && settled.has(state)) return { open, applied };
+      say(system === "nixos" && state === "starting" ? "NixOS is starting" : state);
       break;
     }
     if (Date.now() + pause > deadline) {
       throw new Error(
-        `builder ${wanted.alias} (${wanted.address}) is no NixOS builder after ${wanted.timeout} s (hcloud.bootTimeout); ` +
+        `builder ${wanted.alias} (${wanted.address}) is no NixOS builder after ${wanted.timeout} s (${wanted.timeoutKey}); ` +
           `its last state: ${last}. Look at it with its console, or run \`pulumi up\` again to go on waiting.`,
       );
     }
