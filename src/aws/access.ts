@@ -7,6 +7,7 @@ export const accessVariables = {
   accessKey: "AWS_ACCESS_KEY_ID",
   secretKey: "AWS_SECRET_ACCESS_KEY",
   token: "AWS_SESSION_TOKEN",
+  endpoint: "AWS_ENDPOINT_URL",
 } as const;
 
 /** What AWS's SDK is told; where it holds no credentials the SDK looks for them in its usual places. */

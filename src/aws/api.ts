@@ -3,10 +3,11 @@ import { EC2Client } from "@aws-sdk/client-ec2";
 import type { AwsAccess } from "./access.ts";
 
 /** A client. Calls are retried for some seconds. */
-export function ec2Client({ region, profile, accessKey, secretKey, token }: AwsAccess): EC2Client {
+export function ec2Client({ region, profile, accessKey, secretKey, token, endpoint }: AwsAccess): EC2Client {
   return new EC2Client({
     region,
     maxAttempts: 4,
+    ...(endpoint !== undefined && { endpoint }),
     ...(profile !== undefined && { profile }),
     ...(accessKey !== undefined &&
       secretKey !== undefined && {

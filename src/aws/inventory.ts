@@ -10,17 +10,23 @@ import {
   DeleteSubnetCommand,
   DeleteVolumeCommand,
   DeleteVpcCommand,
+  DescribeAddressesCommand,
   DescribeInstancesCommand,
   DescribeInternetGatewaysCommand,
+  DescribeKeyPairsCommand,
+  DescribeNetworkInterfacesCommand,
+  DescribeRouteTablesCommand,
+  DescribeSecurityGroupsCommand,
   DescribeSpotInstanceRequestsCommand,
-  DescribeTagsCommand,
+  DescribeSubnetsCommand,
   DescribeVolumesCommand,
+  DescribeVpcsCommand,
   DetachInternetGatewayCommand,
   ReleaseAddressCommand,
   TerminateInstancesCommand,
   type EC2Client,
   type Instance,
-  type TagDescription,
+  type Tag,
 } from "@aws-sdk/client-ec2";
 import { isMissing, pages } from "./pages.ts";
 
@@ -51,38 +57,15 @@ export interface Item {
 
 /** Everything that exists and carries the tags; what is only remembered, as an instance for an hour after its end, doesn't. */
 export async function findTagged(ec2: EC2Client, wanted: Readonly<Record<string, string>>): Promise<Item[]> {
-  const [[key, value] = ["", ""], ...others] = Object.entries(wanted);
-  const tagsOf = new Map<string, { kind: string; tags: Map<string, string> }>();
-  const note = ({ ResourceId: id = "", ResourceType: kind, Key = "", Value = "" }: TagDescription): void => {
-    const known = tagsOf.get(id) ?? { kind: String(kind), tags: new Map<string, string>() };
-    known.tags.set(Key, Value);
-    tagsOf.set(id, known);
-  };
-  const describe = (filters: { Name: string; Values: string[] }[]) =>
-    pages((NextToken) =>
-      ec2
-        .send(new DescribeTagsCommand({ Filters: filters, ...(NextToken !== undefined && { NextToken }) }))
-        .then(({ Tags, NextToken: next }) => ({ items: Tags, next })),
-    );
-  for (const tag of await describe([
-    { Name: "key", Values: [key] },
-    { Name: "value", Values: [value] },
-  ]))
-    note(tag);
-  if (tagsOf.size === 0) return [];
-  for (const tag of await describe([{ Name: "key", Values: [...others.map(([name]) => name), "Name"] }]))
-    if (tagsOf.has(tag.ResourceId ?? "")) note(tag);
-  const items = [...tagsOf]
-    .filter(([, { tags: has }]) => others.every(([name, expected]) => has.get(name) === expected))
-    .map(([id, { kind, tags: has }]): Item => ({ kind, id, name: has.get("Name") ?? id }))
-    // Rules live and die with their group.
-    .filter(({ kind }) => kind !== "security-group-rule");
-  const instances = items.filter(({ kind }) => kind === "instance").map(({ id }) => id);
-  const alive = new Set((await describeInstances(ec2, instances)).filter(isAlive).map(({ InstanceId }) => InstanceId));
-  const requests = await openSpotRequests(ec2, instances);
-  return [...items.filter(({ kind, id }) => kind !== "instance" || alive.has(id)), ...requests].filter(
-    ({ id }, index, all) => all.findIndex((one) => one.id === id) === index,
+  const filters = Object.entries(wanted).map(([name, value]) => ({ Name: `tag:${name}`, Values: [value] }));
+  const found = await Promise.all(
+    Object.entries(kinds).map(async ([kind, { find }]) =>
+      (await find(ec2, filters)).map(({ id = "", named }): Item => {
+        return { kind, id, name: named?.find(({ Key }) => Key === "Name")?.Value ?? id };
+      }),
+    ),
   );
+  return found.flat();
 }
 
 /** What is the fleet's by its tag, and the ids that the state knows. */
@@ -113,10 +96,7 @@ export async function describeInstances(ec2: EC2Client, ids: readonly string[]):
 }
 
 /** Instances that match all of the filters. */
-export async function findInstances(
-  ec2: EC2Client,
-  filters: { Name: string; Values: string[] }[],
-): Promise<Instance[]> {
+export async function findInstances(ec2: EC2Client, filters: Filters): Promise<Instance[]> {
   return pages((NextToken) =>
     ec2
       .send(new DescribeInstancesCommand({ Filters: filters, ...(NextToken !== undefined && { NextToken }) }))
@@ -132,48 +112,129 @@ export function isAlive({ State }: Instance): boolean {
   return State?.Name !== "terminated";
 }
 
-async function openSpotRequests(ec2: EC2Client, instances: readonly string[]): Promise<Item[]> {
-  if (instances.length === 0) return [];
-  const { SpotInstanceRequests = [] } = await ec2.send(
-    new DescribeSpotInstanceRequestsCommand({ Filters: [{ Name: "state", Values: ["open", "active"] }] }),
-  );
-  return SpotInstanceRequests.filter(({ InstanceId }) => instances.includes(InstanceId ?? "")).map(
-    ({ SpotInstanceRequestId: id = "" }) => ({ kind: "spot-instances-request", id, name: id }),
-  );
+type Filters = { Name: string; Values: string[] }[];
+
+/** A thing as the API describes it. */
+interface Described {
+  readonly id: string | undefined;
+  readonly named: Tag[] | undefined;
 }
 
-/** How each kind is deleted, in the order in which that works. */
-const removals: Readonly<Record<string, (ec2: EC2Client, id: string) => Promise<unknown>>> = {
-  instance: (ec2, id) => ec2.send(new TerminateInstancesCommand({ InstanceIds: [id] })),
-  "spot-instances-request": (ec2, id) =>
-    ec2.send(new CancelSpotInstanceRequestsCommand({ SpotInstanceRequestIds: [id] })),
-  volume: (ec2, id) => ec2.send(new DeleteVolumeCommand({ VolumeId: id })),
-  "elastic-ip": (ec2, id) => ec2.send(new ReleaseAddressCommand({ AllocationId: id })),
-  "network-interface": (ec2, id) => ec2.send(new DeleteNetworkInterfaceCommand({ NetworkInterfaceId: id })),
-  "key-pair": (ec2, id) => ec2.send(new DeleteKeyPairCommand({ KeyPairId: id })),
-  "security-group": (ec2, id) => ec2.send(new DeleteSecurityGroupCommand({ GroupId: id })),
-  subnet: (ec2, id) => ec2.send(new DeleteSubnetCommand({ SubnetId: id })),
-  "route-table": (ec2, id) => ec2.send(new DeleteRouteTableCommand({ RouteTableId: id })),
-  "internet-gateway": async (ec2, id) => {
-    const { InternetGateways: [gateway] = [] } = await ec2.send(
-      new DescribeInternetGatewaysCommand({ InternetGatewayIds: [id] }),
-    );
-    for (const { VpcId } of gateway?.Attachments ?? [])
-      await ec2.send(new DetachInternetGatewayCommand({ InternetGatewayId: id, VpcId }));
-    await ec2.send(new DeleteInternetGatewayCommand({ InternetGatewayId: id }));
+/** How each kind is found and deleted, in the order in which deleting works. */
+const kinds: Readonly<
+  Record<
+    string,
+    {
+      readonly find: (ec2: EC2Client, filters: Filters) => Promise<Described[]>;
+      readonly remove: (ec2: EC2Client, id: string) => Promise<unknown>;
+    }
+  >
+> = {
+  instance: {
+    find: async (ec2, filters) =>
+      (await findInstances(ec2, filters))
+        .filter(isAlive)
+        .map(({ InstanceId, Tags }) => ({ id: InstanceId, named: Tags })),
+    remove: (ec2, id) => ec2.send(new TerminateInstancesCommand({ InstanceIds: [id] })),
   },
-  vpc: (ec2, id) => ec2.send(new DeleteVpcCommand({ VpcId: id })),
+  "spot-instances-request": {
+    // AWS tags instances, not the requests that they come from.
+    find: async (ec2, filters) => {
+      const instances = (await findInstances(ec2, filters)).flatMap(({ SpotInstanceRequestId: id }) => id ?? []);
+      if (instances.length === 0) return [];
+      const { SpotInstanceRequests = [] } = await ec2.send(
+        new DescribeSpotInstanceRequestsCommand({ Filters: [{ Name: "state", Values: ["open", "active"] }] }),
+      );
+      return SpotInstanceRequests.filter(({ SpotInstanceRequestId: id = "" }) => instances.includes(id)).map(
+        ({ SpotInstanceRequestId, Tags }) => ({ id: SpotInstanceRequestId, named: Tags }),
+      );
+    },
+    remove: (ec2, id) => ec2.send(new CancelSpotInstanceRequestsCommand({ SpotInstanceRequestIds: [id] })),
+  },
+  volume: {
+    find: async (ec2, Filters) =>
+      ((await ec2.send(new DescribeVolumesCommand({ Filters }))).Volumes ?? []).map(({ VolumeId, Tags }) => ({
+        id: VolumeId,
+        named: Tags,
+      })),
+    remove: (ec2, id) => ec2.send(new DeleteVolumeCommand({ VolumeId: id })),
+  },
+  "elastic-ip": {
+    find: async (ec2, Filters) =>
+      ((await ec2.send(new DescribeAddressesCommand({ Filters }))).Addresses ?? []).map(({ AllocationId, Tags }) => ({
+        id: AllocationId,
+        named: Tags,
+      })),
+    remove: (ec2, id) => ec2.send(new ReleaseAddressCommand({ AllocationId: id })),
+  },
+  "network-interface": {
+    find: async (ec2, Filters) =>
+      ((await ec2.send(new DescribeNetworkInterfacesCommand({ Filters }))).NetworkInterfaces ?? []).map(
+        ({ NetworkInterfaceId, TagSet }) => ({ id: NetworkInterfaceId, named: TagSet }),
+      ),
+    remove: (ec2, id) => ec2.send(new DeleteNetworkInterfaceCommand({ NetworkInterfaceId: id })),
+  },
+  "key-pair": {
+    find: async (ec2, Filters) =>
+      ((await ec2.send(new DescribeKeyPairsCommand({ Filters }))).KeyPairs ?? []).map(({ KeyPairId, Tags }) => ({
+        id: KeyPairId,
+        named: Tags,
+      })),
+    remove: (ec2, id) => ec2.send(new DeleteKeyPairCommand({ KeyPairId: id })),
+  },
+  "security-group": {
+    find: async (ec2, Filters) =>
+      ((await ec2.send(new DescribeSecurityGroupsCommand({ Filters }))).SecurityGroups ?? []).map(
+        ({ GroupId, Tags }) => ({ id: GroupId, named: Tags }),
+      ),
+    remove: (ec2, id) => ec2.send(new DeleteSecurityGroupCommand({ GroupId: id })),
+  },
+  subnet: {
+    find: async (ec2, Filters) =>
+      ((await ec2.send(new DescribeSubnetsCommand({ Filters }))).Subnets ?? []).map(({ SubnetId, Tags }) => ({
+        id: SubnetId,
+        named: Tags,
+      })),
+    remove: (ec2, id) => ec2.send(new DeleteSubnetCommand({ SubnetId: id })),
+  },
+  "route-table": {
+    find: async (ec2, Filters) =>
+      ((await ec2.send(new DescribeRouteTablesCommand({ Filters }))).RouteTables ?? []).map(
+        ({ RouteTableId, Tags }) => ({ id: RouteTableId, named: Tags }),
+      ),
+    remove: (ec2, id) => ec2.send(new DeleteRouteTableCommand({ RouteTableId: id })),
+  },
+  "internet-gateway": {
+    find: async (ec2, Filters) =>
+      ((await ec2.send(new DescribeInternetGatewaysCommand({ Filters }))).InternetGateways ?? []).map(
+        ({ InternetGatewayId, Tags }) => ({ id: InternetGatewayId, named: Tags }),
+      ),
+    remove: async (ec2, id) => {
+      const { InternetGateways: [gateway] = [] } = await ec2.send(
+        new DescribeInternetGatewaysCommand({ InternetGatewayIds: [id] }),
+      );
+      for (const { VpcId } of gateway?.Attachments ?? [])
+        await ec2.send(new DetachInternetGatewayCommand({ InternetGatewayId: id, VpcId }));
+      await ec2.send(new DeleteInternetGatewayCommand({ InternetGatewayId: id }));
+    },
+  },
+  vpc: {
+    find: async (ec2, Filters) =>
+      ((await ec2.send(new DescribeVpcsCommand({ Filters }))).Vpcs ?? []).map(({ VpcId, Tags }) => ({
+        id: VpcId,
+        named: Tags,
+      })),
+    remove: (ec2, id) => ec2.send(new DeleteVpcCommand({ VpcId: id })),
+  },
 };
 
 /** Deletes things, each kind after those that live in it. What is gone already is no error. */
 export async function remove(ec2: EC2Client, items: readonly Item[]): Promise<void> {
-  for (const [kind, removal] of Object.entries(removals)) {
+  for (const [kind, { remove: removeOne }] of Object.entries(kinds)) {
     const ids = items.filter((one) => one.kind === kind).map(({ id }) => id);
-    await Promise.all(ids.map((id) => whenFree(() => removal(ec2, id))));
+    await Promise.all(ids.map((id) => whenFree(() => removeOne(ec2, id))));
     if (kind === "instance") await whenTerminated(ec2, ids);
   }
-  const unknown = items.find(({ kind }) => !(kind in removals));
-  if (unknown !== undefined) throw new Error(`${unknown.kind} ${unknown.id} has the fleet's tag; delete it by hand`);
 }
 
 /** What an instance has held is free only some seconds after its end. */

@@ -113,7 +113,7 @@ export function systemOfInstanceType(instanceType: string): System | undefined {
 }
 
 /** Families whose instances can run virtual machines themselves, beside all `.metal` ones. */
-const nesting = /^[cmr]8i(d|-flex)?\./;
+const nesting = /^[cmr]8i[a-z-]*\./;
 
 /** Why a builder can't be what its entry says, in words; `undefined`: it can, as far as is known here. */
 export function wrongAwsBuilder(

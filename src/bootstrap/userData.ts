@@ -55,7 +55,7 @@ exec >>${conversionLog} 2>&1
 say() {
   echo "$1" >${stateFile}.new
   mv ${stateFile}.new ${stateFile}
-  echo "nix-builder-fleet: $1" >/dev/console
+  echo "nix-builder-fleet: $1" >>/dev/console
 }
 attempt() {
   for pause in 1 4 16 64; do
