@@ -328,6 +328,7 @@ function expand(fleet: string, place: string, builder: Configuration["builders"]
       ...rest,
       ami: rest.ami,
       maxJobs: rest.maxJobs,
+      speedFactor: rest.speedFactor,
       ...names,
     }));
   }

@@ -3,7 +3,8 @@ import { Command } from "commander";
 import { describeForms, writeClient, type ClientChoice } from "./client.ts";
 import { doctor } from "./doctor.ts";
 import { explain, type ExplainOptions } from "./explain.ts";
-import { findRemains, renderRemains } from "./hcloud.ts";
+import { findAwsAccess, findAwsRemains, renderAwsRemains } from "./aws.ts";
+import { findRemains, hasToken, renderRemains } from "./hcloud.ts";
 import { runNix } from "./nix.ts";
 import { CliError, readFleet } from "./stack.ts";
 import { verify, type VerifyOptions } from "./verify.ts";
@@ -120,12 +121,18 @@ for (const [name, nixProgram, example] of [
 
 program
   .command("verify-gone")
-  .description("Ask Hetzner Cloud what still carries the fleet's label. Exits with 1 if there is anything.")
+  .description("Ask Hetzner Cloud and AWS what still carries the fleet's label. Exits with 1 if there is anything.")
   .option("--json", "print JSON")
   .action(async ({ json }: { json?: true }) => {
-    const remains = await findRemains(stack());
-    console.log(json === true ? JSON.stringify(remains, null, 2) : renderRemains(stack(), remains));
-    if (remains.left.length > 0) process.exitCode = 1;
+    const aws = await findAwsAccess(stack());
+    const left = aws && (await findAwsRemains(stack(), aws));
+    const remains = aws === undefined || (await hasToken(stack())) ? await findRemains(stack()) : undefined;
+    const text = [
+      ...(remains === undefined ? [] : [renderRemains(stack(), remains)]),
+      ...(aws === undefined || left === undefined ? [] : [renderAwsRemains(stack(), aws, left)]),
+    ];
+    console.log(json === true ? JSON.stringify({ ...remains, ...(left && { aws: left }) }, null, 2) : text.join("\n"));
+    if ((remains?.left.length ?? 0) + (left?.length ?? 0) > 0) process.exitCode = 1;
   });
 
 /** How Nix uses a client directory. */

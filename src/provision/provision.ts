@@ -109,20 +109,32 @@ async function whenNixos(
       break;
     }
     if (Date.now() + pause > deadline) {
+      const console = wanted.ec2Instance === undefined ? "" : await consoleOutput(wanted.ec2Instance);
       throw new Error(
         `builder ${wanted.alias} (${wanted.address}) is no NixOS builder after ${wanted.timeout} s (${wanted.timeoutKey}); ` +
-          `its last state: ${last}. Look at it with its console, or run \`pulumi up\` again to go on waiting.`,
+          `its last state: ${last}. Look at it with its console, or run \`pulumi up\` again to go on waiting.${console}`,
       );
     }
     await delay(pause);
   }
 }
 
-async function explainConversion({ alias }: Provisioning, open: Connection, reason: string): Promise<never> {
+/** The end of an EC2 instance's console output, as part of a message; the API is loaded only for it. */
+async function consoleOutput(instance: string): Promise<string> {
+  const { lastConsoleLines } = await import("../aws/console.ts");
+  const lines = await lastConsoleLines(instance).catch((error: unknown) => `(it can't be read: ${String(error)})`);
+  return `\nThe end of its console output:\n${lines}`;
+}
+
+async function explainConversion(
+  { alias, ec2Instance }: Provisioning,
+  open: Connection,
+  reason: string,
+): Promise<never> {
   const { stdout } = await open.run(`tail -n 15 ${conversionLog}`, 30);
   throw new Error(
-    `builder ${alias} could not be converted to NixOS: ${reason}. The end of its log (${conversionLog}):\n${stdout.trimEnd()}\n` +
-      "Once mended, `pulumi up --replace` of its server starts over.",
+    `builder ${alias} could not be ${ec2Instance === undefined ? "converted to NixOS" : "made of NixOS"}: ${reason}. The end of its log (${conversionLog}):\n${stdout.trimEnd()}\n` +
+      "Once mended, `pulumi up --replace` of its machine starts over.",
   );
 }
 
