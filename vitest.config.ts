@@ -20,10 +20,22 @@ export default defineConfig({
           // Each runs the real CLI and whole builders: one after the other, after all that is quick.
           name: "engine",
           include: ["test/engine/**/*.test.ts", "test/faults/**/*.test.ts"],
+          exclude: ["test/engine/aws.test.ts"],
           fileParallelism: false,
           testTimeout: 5 * 60_000,
           hookTimeout: 5 * 60_000,
           sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          // `npm run test:aws`: its plugin takes minutes to build where it can't be downloaded.
+          name: "aws",
+          include: ["test/engine/aws.test.ts"],
+          testTimeout: 5 * 60_000,
+          hookTimeout: 5 * 60_000,
+          sequence: { groupOrder: 2 },
         },
       },
     ],

@@ -9,8 +9,11 @@ import type { Verdict } from "../src/smoke/verdict.ts";
 import { Builder, type Administration } from "./builder.ts";
 import { ClientDirectory } from "./clientDirectory.ts";
 import { ExistingMachine } from "./machines/existing.ts";
+import type { AwsAccess } from "../src/aws/access.ts";
+import type { AwsLookup } from "../src/aws/lookup.ts";
 import type { HcloudAccess } from "../src/hcloud/api.ts";
 import { LocalEmulation, LocalMachine } from "./machines/local.ts";
+import type * as Aws from "./machines/aws.ts";
 import type * as Hcloud from "./machines/hcloud.ts";
 import type { Machine, MachineKeys } from "./machines/machine.ts";
 import { SmokeTest } from "./smokeTest.ts";
@@ -25,6 +28,12 @@ export interface BuilderFleetArgs {
   readonly emulated: readonly System[];
   /** Present where the fleet has builders at Hetzner: only then their plugin's package is loaded. */
   readonly hcloud?: { readonly machines: typeof Hcloud; readonly access: pulumi.Input<HcloudAccess> };
+  /** Present where the fleet has builders at AWS, for the same reason. */
+  readonly aws?: {
+    readonly machines: typeof Aws;
+    readonly access: pulumi.Input<AwsAccess>;
+    readonly lookup: AwsLookup;
+  };
   /** Folder on this machine for what belongs to the stack. Absolute. */
   readonly directory: string;
 }
@@ -90,6 +99,14 @@ export class BuilderFleet extends pulumi.ComponentResource {
         child,
       ),
     };
+    const aws = args.aws && {
+      ...args.aws,
+      account: new args.aws.machines.AwsAccount(
+        "aws",
+        { spec, access: args.aws.access, lookup: args.aws.lookup, adminPublicKey: keys.adminPublicKey },
+        child,
+      ),
+    };
     const machineFor = (builder: BuilderSpec): Machine => {
       switch (builder.provider) {
         case "local": {
@@ -103,6 +120,11 @@ export class BuilderFleet extends pulumi.ComponentResource {
           const { project, machines } = hcloud;
           return new machines.HcloudMachine(builder.name, { ...keys, spec: builder, fleet: spec, project }, child);
         }
+        case "aws": {
+          if (aws === undefined) throw new Error("the provider aws was not loaded");
+          const { account, machines } = aws;
+          return new machines.AwsMachine(builder.name, { ...keys, spec: builder, fleet: spec, account }, child);
+        }
       }
     };
     const builders = spec.builders.map((builder) => ({
@@ -110,6 +132,7 @@ export class BuilderFleet extends pulumi.ComponentResource {
       builder: new Builder(builder.name, { spec: builder, machine: machineFor(builder) }, child),
     }));
     hcloud?.project.deleteOrphans();
+    aws?.account.deleteOrphans();
     this.buildMachines = pulumi.all([...builders.map(({ builder }) => builder.buildMachine), ...spec.serviceBuilders]);
     const byName = <T>(of: (builder: Builder) => pulumi.Output<T | undefined>): pulumi.Output<Record<string, T>> =>
       pulumi

@@ -1,5 +1,6 @@
 /** The only reader of the stack's configuration. */
 import * as pulumi from "@pulumi/pulumi";
+import { accessVariables as awsVariables, type AwsAccess } from "./aws/access.ts";
 import { ConfigurationError, parseFleetSpec, type FleetSpec } from "./fleetSpec.ts";
 import { accessVariables } from "./hcloud/access.ts";
 import type { HcloudAccess } from "./hcloud/api.ts";
@@ -34,6 +35,29 @@ export function readHcloudAccess(): pulumi.Output<HcloudAccess> {
     );
   }
   return pulumi.secret({ token, ...(endpoint !== undefined && endpoint !== "" && { endpoint }) });
+}
+
+/**
+ * How to reach AWS: the plugin's own keys, `aws:region`, `aws:profile` and so on, or AWS's variables for the region. Where
+ * neither has credentials, AWS's SDK looks for them in its usual places.
+ *
+ * @throws ConfigurationError when there is no region.
+ */
+export function readAwsAccess(): AwsAccess {
+  const config = new pulumi.Config("aws");
+  const value = (key: keyof typeof awsVariables): string | undefined => config.get(key) || undefined;
+  const region = value("region") ?? (process.env["AWS_REGION"] || process.env["AWS_DEFAULT_REGION"]);
+  if (region === undefined || region === "") {
+    throw new ConfigurationError(
+      "aws:region: missing; a builder has the provider aws, which needs a region: " +
+        "`npm run pulumi -- config set aws:region eu-central-1`, or set AWS_REGION",
+    );
+  }
+  const credentials = (["profile", "accessKey", "secretKey", "token"] as const).flatMap((key) => {
+    const found = value(key);
+    return found === undefined ? [] : [[key, found] as const];
+  });
+  return { region, ...Object.fromEntries(credentials) };
 }
 
 /** The engine hands strings over as they are and everything else as JSON. */

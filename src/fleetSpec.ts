@@ -2,6 +2,8 @@
 import { createHash } from "node:crypto";
 import { isIP } from "node:net";
 import * as z from "zod";
+import { awsBuilderFields, awsSchema, wrongAwsBuilder } from "./aws/schema.ts";
+import type { AwsBuilderFields, AwsFleetSpec } from "./aws/schema.ts";
 import { accessSchema, expiresSchema, hcloudBuilderFields, hcloudSchema, wrongCandidate } from "./hcloud/schema.ts";
 import type { AccessSpec, HcloudBuilderFields, HcloudFleetSpec } from "./hcloud/schema.ts";
 import type { BuildMachine } from "./nix/buildMachine.ts";
@@ -14,7 +16,7 @@ import { smokeLevels, type SmokeLevel } from "./smoke/verdict.ts";
 import { systems, type System } from "./nix/system.ts";
 
 /** Where machines come from: one file in `components/machines` for each. */
-export const providers = ["local", "existing", "hcloud"] as const;
+export const providers = ["local", "existing", "hcloud", "aws"] as const;
 
 /** Port of a local builder's sshd, on a loopback address of its own. */
 const localPort = 2222;
@@ -115,13 +117,20 @@ const hcloudBuilder = z.strictObject({
   ...hcloudBuilderFields,
 });
 
+const awsBuilder = z.strictObject({
+  ...everyBuilder,
+  provider: z.literal("aws"),
+  count: atLeastOne.max(64, "at most 64").default(1),
+  ...awsBuilderFields,
+});
+
 /** The schema of the configuration values; the keys are those of `Pulumi.<stack>.yaml`. */
 export const configurationSchema = z.strictObject({
   builders: z
     .array(
       z.discriminatedUnion(
         "provider",
-        [localBuilder, existingBuilder, hcloudBuilder],
+        [localBuilder, existingBuilder, hcloudBuilder, awsBuilder],
         `one of ${providers.join(", ")}`,
       ),
     )
@@ -136,6 +145,7 @@ export const configurationSchema = z.strictObject({
   access: accessSchema.optional(),
   expires: expiresSchema.optional(),
   hcloud: hcloudSchema.prefault({}),
+  aws: awsSchema.prefault({}),
 });
 
 /** The configuration after defaults. */
@@ -181,8 +191,13 @@ export interface HcloudBuilderSpec extends BuilderSpecBase, HcloudBuilderFields 
   readonly provider: "hcloud";
 }
 
+/** A builder that is an EC2 instance. */
+export interface AwsBuilderSpec extends BuilderSpecBase, AwsBuilderFields {
+  readonly provider: "aws";
+}
+
 /** One builder of the fleet. */
-export type BuilderSpec = LocalBuilderSpec | ExistingBuilderSpec | HcloudBuilderSpec;
+export type BuilderSpec = LocalBuilderSpec | ExistingBuilderSpec | HcloudBuilderSpec | AwsBuilderSpec;
 
 /** Somebody who builds through the fleet with a key of their own. */
 export interface ClientSpec {
@@ -224,6 +239,8 @@ export interface FleetSpec {
   readonly expires: string | undefined;
   /** What all builders at Hetzner share. */
   readonly hcloud: HcloudFleetSpec;
+  /** What all builders at AWS share. */
+  readonly aws: AwsFleetSpec;
 }
 
 /** The person's own mistake in the configuration: the message is all they need. */
@@ -263,6 +280,7 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
     access: parsed.data.access,
     expires: parsed.data.expires,
     hcloud: parsed.data.hcloud,
+    aws: parsed.data.aws,
   };
 }
 
@@ -298,6 +316,17 @@ function expand(fleet: string, place: string, builder: Configuration["builders"]
     if (wrong !== undefined) throw new ConfigurationError(`builders: '${rest.name}': ${wrong}`);
     return counted(fleet, rest.name, count).map((names) => ({
       ...rest,
+      maxJobs: rest.maxJobs,
+      speedFactor: rest.speedFactor,
+      ...names,
+    }));
+  }
+  if (rest.provider === "aws") {
+    const wrong = wrongAwsBuilder({ ...rest, ami: rest.ami }, rest.system);
+    if (wrong !== undefined) throw new ConfigurationError(`builders: '${rest.name}': ${wrong}`);
+    return counted(fleet, rest.name, count).map((names) => ({
+      ...rest,
+      ami: rest.ami,
       maxJobs: rest.maxJobs,
       speedFactor: rest.speedFactor,
       ...names,
@@ -377,7 +406,7 @@ function refuseDuplicates(builders: readonly BuilderSpec[]): void {
       );
     }
     names.add(builder.name);
-    if (builder.provider === "hcloud") continue;
+    if (builder.provider === "hcloud" || builder.provider === "aws") continue;
     const socket = `${builder.address}:${builder.port}`;
     const other = sockets.get(socket);
     if (other !== undefined) {
@@ -391,19 +420,29 @@ function refuseDuplicates(builders: readonly BuilderSpec[]): void {
 }
 
 /** Who may connect to a machine in a cloud has to be said, and it needs some address. */
-function refuseUnreachable(builders: readonly BuilderSpec[], { access, hcloud }: Configuration): void {
-  const cloud = builders.filter((builder) => builder.provider === "hcloud");
-  const [first] = cloud;
+function refuseUnreachable(builders: readonly BuilderSpec[], { access, hcloud, aws }: Configuration): void {
+  const first = builders.find(({ provider }) => provider === "hcloud" || provider === "aws");
   if (first !== undefined && access === undefined) {
     throw new ConfigurationError(
       `access: missing; builder '${first.name}' is in a cloud, and who may reach its SSH port has to be said: ` +
         "access: { allowedCidrs: [203.0.113.7/32] } for your own address, or [0.0.0.0/0, '::/0'] for everybody's",
     );
   }
-  const unreachable = cloud.find(({ ipv4, ipv6 }) => !ipv4 && !ipv6 && hcloud.network === undefined);
+  const unreachable = builders.find(
+    (builder) => builder.provider === "hcloud" && !builder.ipv4 && !builder.ipv6 && hcloud.network === undefined,
+  );
   if (unreachable !== undefined) {
     throw new ConfigurationError(
       `builders: '${unreachable.name}' has neither ipv4 nor ipv6 nor a private network; allow one of the first two, or set hcloud.network`,
+    );
+  }
+  const confined = builders.find(
+    (builder) => builder.provider === "aws" && !builder.publicAddress && !("subnetIds" in aws.network),
+  );
+  if (confined !== undefined) {
+    throw new ConfigurationError(
+      `builders: '${confined.name}' has no public address, and nothing leads out of the fleet's own network without one; ` +
+        "remove publicAddress: false, or set aws.network: { subnetIds: [subnet-…] } to subnets with a NAT gateway that you can reach",
     );
   }
 }

@@ -2,8 +2,8 @@
 import { resolve } from "node:path";
 import * as pulumi from "@pulumi/pulumi";
 import { BuilderFleet } from "../components/builderFleet.ts";
-import { readFleetSpec, readHcloudAccess } from "./config.ts";
-import { ConfigurationError } from "./fleetSpec.ts";
+import { readAwsAccess, readFleetSpec, readHcloudAccess } from "./config.ts";
+import { ConfigurationError, type FleetSpec } from "./fleetSpec.ts";
 import { planLocalBuilders } from "./local/plan.ts";
 import { MissingTool } from "./local/tools.ts";
 import { clientKeyName } from "./nix/clientFiles.ts";
@@ -20,10 +20,16 @@ process.on("unhandledRejection", (reason) => {
 });
 
 const directory = resolve(import.meta.dirname, `../.fleet/stacks/${pulumi.getStack()}`);
-const { spec, leftOut, emulated, hcloud } = await plan();
+const { spec, leftOut, emulated, hcloud, aws } = await plan();
 for (const sentence of leftOut) await pulumi.log.warn(sentence);
 
-const fleet = new BuilderFleet(spec.fleet, { spec, emulated, directory, ...(hcloud && { hcloud }) });
+const fleet = new BuilderFleet(spec.fleet, {
+  spec,
+  emulated,
+  directory,
+  ...(hcloud && { hcloud }),
+  ...(aws && { aws }),
+});
 const options: FormOptions = {
   directory: spec.clientDirectory,
   sshKey: `${spec.clientDirectory}/${clientKeyName}`,
@@ -80,9 +86,24 @@ async function plan() {
     const hcloud = usesHcloud
       ? { access: readHcloudAccess(), machines: await import("../components/machines/hcloud.ts") }
       : undefined;
-    return { ...local, hcloud };
+    return { ...local, hcloud, aws: await planAws(local.spec) };
   } catch (error) {
     if (error instanceof ConfigurationError || error instanceof MissingTool) throw new pulumi.RunError(error.message);
+    throw error;
+  }
+}
+
+/** Looks at AWS, if the fleet has builders there: only then the SDK and the plugin's package are loaded. */
+async function planAws(spec: FleetSpec) {
+  if (!spec.builders.some(({ provider }) => provider === "aws")) return undefined;
+  const access = readAwsAccess();
+  const [{ ec2Client }, { lookUp }] = await Promise.all([import("./aws/api.ts"), import("./aws/lookup.ts")]);
+  try {
+    const lookup = await lookUp(ec2Client(access), spec, access.region);
+    return { access: pulumi.secret(access), lookup, machines: await import("../components/machines/aws.ts") };
+  } catch (error) {
+    if (error instanceof Error && ["AwsError", "NotAtAws"].includes(error.name))
+      throw new ConfigurationError(error.message);
     throw error;
   }
 }

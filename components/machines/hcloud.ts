@@ -294,6 +294,7 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
           moduleFiles: files,
           applied: appliedMark(files),
           timeout: fleet.hcloud.bootTimeout,
+          timeoutKey: "hcloud.bootTimeout",
         };
       });
     const run = scriptCommand("provision/main.ts");

@@ -38,6 +38,17 @@ export async function findRemains(stack: string): Promise<Remains> {
   }
 }
 
+/** Whether there is a token to ask with. */
+export async function hasToken(stack: string): Promise<boolean> {
+  try {
+    await openApi(stack);
+    return true;
+  } catch (error) {
+    if (error instanceof CliError) return false;
+    throw error;
+  }
+}
+
 /** For people. */
 export function renderRemains(stack: string, { left, snapshots }: Remains): string {
   const lines = left.map(({ kind, id, name, labels: own }) => {

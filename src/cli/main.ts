@@ -3,7 +3,8 @@ import { Command } from "commander";
 import { describeForms, writeClient, type ClientChoice } from "./client.ts";
 import { doctor } from "./doctor.ts";
 import { explain, type ExplainOptions } from "./explain.ts";
-import { bakeBuilder, findRemains, renderRemains } from "./hcloud.ts";
+import { findAwsAccess, findAwsRemains, renderAwsRemains } from "./aws.ts";
+import { bakeBuilder, findRemains, hasToken, renderRemains } from "./hcloud.ts";
 import { runNix } from "./nix.ts";
 import { CliError, readFleet } from "./stack.ts";
 import { verify, type VerifyOptions } from "./verify.ts";
@@ -139,13 +140,20 @@ for (const [name, nixProgram, example] of [
 
 program
   .command("verify-gone")
-  .description("Ask Hetzner Cloud what still carries the fleet's label. Exits with 1 if there is anything.")
+  .description("Ask Hetzner Cloud and AWS what still carries the fleet's label. Exits with 1 if there is anything.")
   .option("--json", "print JSON")
   .option(...stackFlag)
   .action(async ({ json, ...options }: { json?: true; stack?: string }) => {
-    const remains = await findRemains(stack(options));
-    console.log(json === true ? JSON.stringify(remains, null, 2) : renderRemains(stack(options), remains));
-    if (remains.left.length > 0) process.exitCode = 1;
+    const name = stack(options);
+    const aws = await findAwsAccess(name);
+    const left = aws && (await findAwsRemains(name, aws));
+    const remains = aws === undefined || (await hasToken(name)) ? await findRemains(name) : undefined;
+    const text = [
+      ...(remains === undefined ? [] : [renderRemains(name, remains)]),
+      ...(aws === undefined || left === undefined ? [] : [renderAwsRemains(name, aws, left)]),
+    ];
+    console.log(json === true ? JSON.stringify({ ...remains, ...(left && { aws: left }) }, null, 2) : text.join("\n"));
+    if ((remains?.left.length ?? 0) + (left?.length ?? 0) > 0) process.exitCode = 1;
   });
 
 program

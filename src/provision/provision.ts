@@ -19,6 +19,10 @@ export interface Provisioning extends Target {
   readonly applied: string;
   /** Seconds until NixOS must answer. */
   readonly timeout: number;
+  /** The configuration's key for it. */
+  readonly timeoutKey: string;
+  /** The EC2 instance that it is: where SSH says nothing, its console does. */
+  readonly ec2Instance?: string;
 }
 
 /** Seconds that a rebuild of NixOS may take. */
@@ -60,6 +64,9 @@ export async function provision(
   }
 }
 
+/** States in which nothing is being installed: none was said, Debian's last one, and that of a finished EC2 instance. */
+const settled = new Set(["starting", "rebooting into NixOS", "running"]);
+
 /** Prints, line by line: the system's id, what the conversion says, whether the builder user is there, what is applied. */
 const look = `. /etc/os-release; echo "$ID"
 cat ${stateFile} 2>/dev/null || echo starting
@@ -97,25 +104,37 @@ async function whenNixos(
       }
       const [system, state = "", user, applied = ""] = stdout.split("\n");
       if (state.startsWith("failed: ")) await explainConversion(wanted, open, state.slice("failed: ".length));
-      if (system === "nixos" && user === "ready") return { open, applied };
-      say(system === "nixos" ? "NixOS is starting" : state);
+      if (system === "nixos" && user === "ready" && settled.has(state)) return { open, applied };
+      say(system === "nixos" && state === "starting" ? "NixOS is starting" : state);
       break;
     }
     if (Date.now() + pause > deadline) {
+      const console = wanted.ec2Instance === undefined ? "" : await consoleOutput(wanted.ec2Instance);
       throw new Error(
-        `builder ${wanted.alias} (${wanted.address}) is no NixOS builder after ${wanted.timeout} s (hcloud.bootTimeout); ` +
-          `its last state: ${last}. Look at it with its console, or run \`pulumi up\` again to go on waiting.`,
+        `builder ${wanted.alias} (${wanted.address}) is no NixOS builder after ${wanted.timeout} s (${wanted.timeoutKey}); ` +
+          `its last state: ${last}. Look at it with its console, or run \`pulumi up\` again to go on waiting.${console}`,
       );
     }
     await delay(pause);
   }
 }
 
-async function explainConversion({ alias }: Provisioning, open: Connection, reason: string): Promise<never> {
+/** The end of an EC2 instance's console output, as part of a message; the API is loaded only for it. */
+async function consoleOutput(instance: string): Promise<string> {
+  const { lastConsoleLines } = await import("../aws/console.ts");
+  const lines = await lastConsoleLines(instance).catch((error: unknown) => `(it can't be read: ${String(error)})`);
+  return `\nThe end of its console output:\n${lines}`;
+}
+
+async function explainConversion(
+  { alias, ec2Instance }: Provisioning,
+  open: Connection,
+  reason: string,
+): Promise<never> {
   const { stdout } = await open.run(`tail -n 15 ${conversionLog}`, 30);
   throw new Error(
-    `builder ${alias} could not be converted to NixOS: ${reason}. The end of its log (${conversionLog}):\n${stdout.trimEnd()}\n` +
-      "Once mended, `pulumi up --replace` of its server starts over.",
+    `builder ${alias} could not be ${ec2Instance === undefined ? "converted to NixOS" : "made of NixOS"}: ${reason}. The end of its log (${conversionLog}):\n${stdout.trimEnd()}\n` +
+      "Once mended, `pulumi up --replace` of its machine starts over.",
   );
 }
 

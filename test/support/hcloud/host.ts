@@ -30,8 +30,10 @@ export interface HostOptions {
   /** Address of its own in 127.0.0.0/8. */
   readonly address: string;
   readonly hostName: string;
-  /** Cloud-config. */
+  /** Cloud-config, unless `disk` takes it otherwise. */
   readonly userData: string;
+  /** Puts onto its disk what its image and its user data make of it; default: what Debian's cloud-init does. */
+  readonly disk?: (put: (path: string, content: string, mode?: number) => void) => void;
   /** Starts as the NixOS of a snapshot, with the files that a conversion left; else as Debian. */
   readonly snapshot?: string;
   /** Has programs of aarch64 run by emulation. */
@@ -93,14 +95,18 @@ export class Host {
   }
 
   /** Cloud-init's part, worked out here: files to be copied and commands to be run. */
-  #plan({ userData: text, snapshot, fault, address, hostName, arm }: HostOptions): void {
-    const config = userData.parse(parse(text));
+  #plan({ userData: text, disk, snapshot, fault, address, hostName, arm }: HostOptions): void {
     const put = (path: string, content: string, mode = 0o644): void => {
       const target = join(this.directory, "disk", path);
       mkdirSync(dirname(target), { recursive: true });
       writeFileSync(target, content);
       chmodSync(target, mode);
     };
+    if (disk !== undefined) {
+      disk(put);
+      return;
+    }
+    const config = userData.parse(parse(text));
     if (snapshot !== undefined) execFileSync("cp", ["-a", `${snapshot}/.`, join(this.directory, "disk")]);
     for (const { path, permissions, content } of config.write_files)
       put(path, content, Number.parseInt(permissions, 8));

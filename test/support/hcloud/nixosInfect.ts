@@ -29,7 +29,7 @@ export class NixosInfect {
     git("init", "-q");
     writeFileSync(
       join(this.#directory, "nixos-infect"),
-      breaks === undefined ? convert() : `echo '${breaks}'; exit 1\n`,
+      breaks === undefined ? conversionStandIn() : `echo '${breaks}'; exit 1\n`,
     );
     git("add", ".");
     git("commit", "-q", "-m", "stand-in");
@@ -42,7 +42,8 @@ export class NixosInfect {
   }
 }
 
-function convert(): string {
+/** Shell that turns an emulated host into what NixOS would be with nixos/builder.nix. */
+export function conversionStandIn(): string {
   const own = mkdtempSync(`${tmpdir()}/fleet-module-`);
   const module = evaluateBuilder(own);
   const { config, forcedCommand } = sshdConfig(module);

@@ -1,0 +1,423 @@
+/** Provider `aws`: EC2 instances of the official NixOS images that run nixos/builder.nix. */
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import { Instance } from "@pulumi/aws/ec2/instance.js";
+import { InternetGateway } from "@pulumi/aws/ec2/internetGateway.js";
+import { KeyPair } from "@pulumi/aws/ec2/keyPair.js";
+import { Route } from "@pulumi/aws/ec2/route.js";
+import { RouteTable } from "@pulumi/aws/ec2/routeTable.js";
+import { RouteTableAssociation } from "@pulumi/aws/ec2/routeTableAssociation.js";
+import { SecurityGroup } from "@pulumi/aws/ec2/securityGroup.js";
+import { Subnet } from "@pulumi/aws/ec2/subnet.js";
+import { Vpc } from "@pulumi/aws/ec2/vpc.js";
+import { SecurityGroupEgressRule } from "@pulumi/aws/vpc/securityGroupEgressRule.js";
+import { SecurityGroupIngressRule } from "@pulumi/aws/vpc/securityGroupIngressRule.js";
+import * as command from "@pulumi/command/local/command.js";
+import * as pulumi from "@pulumi/pulumi";
+import { environmentOf, type AwsAccess } from "../../src/aws/access.ts";
+import { tags } from "../../src/aws/inventory.ts";
+import type { AwsLookup } from "../../src/aws/lookup.ts";
+import type { Place, Placement } from "../../src/aws/placement.ts";
+import {
+  appliedMark,
+  builderUser,
+  keyFiles,
+  moduleFiles,
+  type BuilderParameters,
+} from "../../src/bootstrap/builderFiles.ts";
+import { instanceUserData } from "../../src/bootstrap/userData.ts";
+import type { AwsBuilderSpec, FleetSpec } from "../../src/fleetSpec.ts";
+import type { Provisioning } from "../../src/provision/provision.ts";
+import { commandDefaults, scriptCommand } from "../checkout.ts";
+import { SshIdentity } from "../sshIdentity.ts";
+import type { Machine, MachineKeys } from "./machine.ts";
+
+/** Arguments of an `AwsAccount`. */
+export interface AwsAccountArgs {
+  readonly spec: FleetSpec;
+  /** How this program itself talks to the API; the plugin has the same from the stack's configuration. */
+  readonly access: pulumi.Input<AwsAccess>;
+  /** What was found at AWS. */
+  readonly lookup: AwsLookup;
+  readonly adminPublicKey: pulumi.Input<string>;
+}
+
+/** What all instances of a fleet share: tags, the administration key, a security group, and a network unless there is one. */
+export class AwsAccount extends pulumi.ComponentResource {
+  readonly tags: pulumi.Output<Record<string, string>>;
+  readonly keyPair: KeyPair;
+  readonly securityGroup: SecurityGroup;
+  /** Subnets that instances may be in, in order of preference. */
+  readonly subnetIds: pulumi.Input<string>[];
+  /** What was found at AWS. */
+  readonly lookup: AwsLookup;
+  /** For scripts that talk to the API. */
+  readonly environment: pulumi.Output<Record<string, string>>;
+  readonly #held = new Map<string, command.Command>();
+  readonly #ids: pulumi.Output<string>[] = [];
+  /** Without these, an instance has no way out. */
+  readonly #routes: pulumi.Resource[] = [];
+
+  constructor(name: string, args: AwsAccountArgs, opts?: pulumi.ComponentResourceOptions) {
+    super("nix-builder-fleet:index:AwsAccount", name, {}, opts);
+    const { spec, lookup } = args;
+    const child = { parent: this };
+    this.lookup = lookup;
+    this.environment = pulumi.output(args.access).apply(environmentOf);
+    const newStack = scriptCommand("aws/main.ts", "new-stack");
+    // Everything carries its tag and so depends on it: it goes last, and finds only what the state never knew of.
+    const stack = new command.Command(
+      `${name}-stack`,
+      {
+        ...commandDefaults,
+        addPreviousOutputInEnv: true,
+        create: newStack,
+        update: newStack,
+        delete: scriptCommand("aws/main.ts", "sweep"),
+        environment: this.environment,
+        logging: "stderr",
+      },
+      child,
+    ).stdout.apply((stdout) => stdout.trim());
+    this.tags = stack.apply((id): Record<string, string> => ({
+      [tags.fleet]: spec.fleet,
+      [tags.stack]: id,
+      [tags.expires]: spec.expires ?? "never",
+    }));
+    const vpcId = this.#network(name, spec, lookup);
+    this.subnetIds = vpcId.subnetIds;
+    this.keyPair = new KeyPair(`${name}-admin`, { publicKey: args.adminPublicKey, tags: this.named(name) }, child);
+    this.#ids.push(this.keyPair.keyPairId);
+    this.securityGroup = new SecurityGroup(
+      `${name}-builders`,
+      { vpcId: vpcId.id, description: "Builders: SSH from the allowed addresses only", tags: this.named(name) },
+      child,
+    );
+    this.#ids.push(this.securityGroup.id);
+    this.#rules(name, spec.access?.allowedCidrs ?? []);
+    for (const builder of spec.builders) {
+      if (builder.provider === "aws") this.#held.set(builder.name, this.#hold(builder));
+    }
+    this.registerOutputs({});
+  }
+
+  /** Notes that an instance is the fleet's: what carries its tag and was never noted is left of a killed deployment. */
+  owns(instance: Instance): void {
+    this.#ids.push(instance.id);
+  }
+
+  /** Tags of one builder's instance and its volumes. */
+  tagsOf({ name, alias }: AwsBuilderSpec): pulumi.Output<Record<string, string>> {
+    const generation = this.lookup.generations[name] ?? "";
+    return this.tags.apply((common): Record<string, string> => ({
+      ...common,
+      Name: alias,
+      [tags.builder]: name,
+      [tags.generation]: generation,
+    }));
+  }
+
+  /** Tags of what builders share. */
+  named(name: string): pulumi.Output<Record<string, string>> {
+    return this.tags.apply((common): Record<string, string> => ({
+      ...common,
+      Name: `${common[tags.fleet] ?? ""}-${name}`,
+    }));
+  }
+
+  /**
+   * Where a builder's instance goes. Places are held first, for all builders, and only then given up one by one for the
+   * builders' own instances: two builders never count on one place.
+   */
+  placeOf(spec: AwsBuilderSpec): { readonly place: pulumi.Output<Place>; readonly dependsOn: pulumi.Resource[] } {
+    const held = this.#held.get(spec.name);
+    if (held === undefined) throw new pulumi.ResourceError(`no place is held for ${spec.name}`, this);
+    const release = scriptCommand("aws/main.ts", "release");
+    const released = new command.Command(
+      `${spec.name}-place`,
+      {
+        ...commandDefaults,
+        create: release,
+        update: release,
+        stdin: this.tagsOf(spec).apply((own) => JSON.stringify(own)),
+        environment: this.environment,
+        triggers: [held.stdout],
+        logging: "stderr",
+      },
+      { parent: this, dependsOn: [...this.#held.values()] },
+    );
+    const place = pulumi.all([held.stdout, released.id]).apply(([stdout]) => JSON.parse(stdout) as Place);
+    return { place, dependsOn: [released, ...this.#routes] };
+  }
+
+  #hold(spec: AwsBuilderSpec): command.Command {
+    const hold = scriptCommand("aws/main.ts", "place");
+    const wanted = pulumi.all([this.tagsOf(spec), pulumi.all(this.subnetIds)]).apply(([own, subnetIds]): Placement => {
+      const places = spec.candidates.flatMap((instanceType) =>
+        subnetIds.map((subnetId): Place => ({ instanceType, subnetId })),
+      );
+      return { alias: spec.alias, places, tags: own, imageId: this.lookup.images[spec.name] ?? "", spot: spec.spot };
+    });
+    return new command.Command(
+      `${spec.name}-placement`,
+      {
+        ...commandDefaults,
+        create: hold,
+        update: hold,
+        stdin: wanted.apply((value) => JSON.stringify(value)),
+        environment: this.environment,
+        logging: "stderr",
+      },
+      { parent: this },
+    );
+  }
+
+  /** The VPC and its subnets: those that exist, or one of the fleet's own with a subnet in each zone. */
+  #network(
+    name: string,
+    spec: FleetSpec,
+    lookup: AwsLookup,
+  ): { readonly id: pulumi.Input<string>; readonly subnetIds: pulumi.Input<string>[] } {
+    const { network } = spec.aws;
+    const child = { parent: this };
+    if ("subnetIds" in network) {
+      return { id: lookup.subnets[0]?.vpcId ?? "", subnetIds: network.subnetIds };
+    }
+    const own = { tags: this.named(name) };
+    const vpc = new Vpc(`${name}-vpc`, { ...own, cidrBlock: network.ipRange }, child);
+    const gateway = new InternetGateway(`${name}-gateway`, { ...own, vpcId: vpc.id }, child);
+    const table = new RouteTable(`${name}-routes`, { ...own, vpcId: vpc.id }, child);
+    const route = new Route(
+      `${name}-default-route`,
+      { routeTableId: table.id, destinationCidrBlock: "0.0.0.0/0", gatewayId: gateway.id },
+      child,
+    );
+    this.#routes.push(route);
+    this.#ids.push(vpc.id, gateway.id, table.id);
+    const subnetIds = lookup.zones.map((zone, index) => {
+      const subnet = new Subnet(
+        `${name}-subnet-${index + 1}`,
+        { ...own, vpcId: vpc.id, availabilityZone: zone, cidrBlock: quarter(network.ipRange, index) },
+        // Which zones are best may change; a subnet stays where it is.
+        { ...child, ignoreChanges: ["availabilityZone"] },
+      );
+      this.#ids.push(subnet.id);
+      this.#routes.push(
+        new RouteTableAssociation(
+          `${name}-subnet-${index + 1}-routes`,
+          { subnetId: subnet.id, routeTableId: table.id },
+          child,
+        ),
+      );
+      return subnet.id;
+    });
+    return { id: vpc.id, subnetIds };
+  }
+
+  /** One resource for each rule, so that a changed range replaces no other. */
+  #rules(name: string, allowedCidrs: readonly string[]): void {
+    const group = { securityGroupId: this.securityGroup.id, tags: this.named(name) };
+    for (const range of allowedCidrs) {
+      this.#routes.push(
+        new SecurityGroupIngressRule(
+          `${name}-ssh-from-${range.replaceAll(/[^0-9a-f]+/g, "-")}`,
+          { ...group, ...cidrOf(range), ipProtocol: "tcp", fromPort: 22, toPort: 22 },
+          { parent: this },
+        ),
+      );
+    }
+    for (const range of ["0.0.0.0/0", "::/0"]) {
+      this.#routes.push(
+        new SecurityGroupEgressRule(
+          `${name}-out-v${range.includes(":") ? "6" : "4"}`,
+          { ...group, ...cidrOf(range), ipProtocol: "-1" },
+          { parent: this },
+        ),
+      );
+    }
+  }
+
+  /** To be called when all is noted: deletes what a killed deployment made without writing it down. */
+  deleteOrphans(): void {
+    const tidy = scriptCommand("aws/main.ts", "delete-orphans");
+    new command.Command(
+      "aws-orphans",
+      {
+        ...commandDefaults,
+        create: tidy,
+        update: tidy,
+        stdin: pulumi
+          .all([pulumi.all(this.#ids), this.tags])
+          .apply(([keep, own]) => JSON.stringify({ keep, tags: own })),
+        environment: this.environment,
+        logging: "stderr",
+      },
+      { parent: this },
+    );
+  }
+}
+
+/** Arguments of an `AwsMachine`. */
+export interface AwsMachineArgs extends MachineKeys {
+  readonly spec: AwsBuilderSpec;
+  readonly fleet: FleetSpec;
+  readonly account: AwsAccount;
+}
+
+/** An instance that became a NixOS builder. Its keys and settings change over SSH; only its place and size replace it. */
+export class AwsMachine extends pulumi.ComponentResource implements Machine {
+  readonly address: pulumi.Output<string>;
+  readonly port = 22;
+  readonly sshUser = builderUser;
+  readonly hostKey: pulumi.Output<string>;
+  readonly admin: NonNullable<Machine["admin"]>;
+  readonly resource: pulumi.Resource;
+  readonly generation: pulumi.Output<string>;
+  /** Which of the candidates it is, and where. */
+  readonly placement: pulumi.Output<Place>;
+
+  constructor(name: string, args: AwsMachineArgs, opts?: pulumi.ComponentResourceOptions) {
+    super("nix-builder-fleet:index:AwsMachine", name, {}, opts);
+    const { spec, fleet, account } = args;
+    const child = { parent: this };
+    const identity = new SshIdentity(`${name}-host-key`, child);
+    const { place, dependsOn } = account.placeOf(spec);
+    const parameters = builderParameters(spec, fleet);
+    const instance = new Instance(
+      name,
+      {
+        ami: account.lookup.images[spec.name] ?? "",
+        instanceType: place.instanceType,
+        subnetId: place.subnetId,
+        associatePublicIpAddress: spec.publicAddress,
+        vpcSecurityGroupIds: [account.securityGroup.id],
+        keyName: account.keyPair.keyName,
+        userData: pulumi.secret(
+          pulumi
+            .all([identity.privateKey, identity.publicKey, args.clientPublicKeys, args.adminPublicKey])
+            .apply(([hostPrivateKey, hostPublicKey, clientPublicKeys, adminPublicKey]) =>
+              instanceUserData({
+                hostPrivateKey,
+                hostPublicKey,
+                clientPublicKeys,
+                adminPublicKey,
+                parameters,
+                builderNix,
+                nixosRelease: fleet.aws.nixosRelease,
+              }),
+            ),
+        ),
+        // Builds with network access must not read the user data: no token passes a second hop, and builder.nix refuses the rest.
+        metadataOptions: { httpEndpoint: "enabled", httpTokens: "required", httpPutResponseHopLimit: 1 },
+        rootBlockDevice: {
+          volumeType: "gp3",
+          volumeSize: spec.disk.size,
+          ...(spec.disk.iops !== undefined && { iops: spec.disk.iops }),
+          ...(spec.disk.throughput !== undefined && { throughput: spec.disk.throughput }),
+          encrypted: true,
+          deleteOnTermination: true,
+        },
+        // `poweroff` on the builder ends the bill.
+        instanceInitiatedShutdownBehavior: "terminate",
+        tags: account.tagsOf(spec),
+        volumeTags: account.tagsOf(spec),
+        ...(spec.spot && {
+          instanceMarketOptions: {
+            marketType: "spot",
+            spotOptions: { spotInstanceType: "one-time", instanceInterruptionBehavior: "terminate" },
+          },
+        }),
+        ...(spec.nestedVirtualization && { cpuOptions: { nestedVirtualization: "enabled" } }),
+      },
+      {
+        ...child,
+        dependsOn,
+        // These count at birth only: new keys come in over SSH. The image of a running builder is looked up and stays.
+        ignoreChanges: ["userData", "keyName"],
+        // An instance that is gone, as spot instances may be at any time, is made again.
+        replacementTrigger: account.lookup.generations[spec.name] ?? "",
+        // The plugin repeats a refused request for as long (hashicorp/terraform-provider-aws#43193).
+        customTimeouts: { create: "10m" },
+      },
+    );
+    account.owns(instance);
+    const address = spec.publicAddress ? instance.publicIp : instance.privateIp;
+    const wanted = pulumi
+      .all([address, instance.id, identity.publicKey, args.adminPrivateKey, args.adminPublicKey, args.clientPublicKeys])
+      .apply(([host, instanceId, hostKey, adminPrivateKey, adminPublicKey, clientPublicKeys]): Provisioning => {
+        const files = moduleFiles(parameters, builderNix);
+        return {
+          alias: spec.alias,
+          address: host,
+          port: this.port,
+          hostKey,
+          adminPrivateKey,
+          keyFiles: keyFiles({ clientPublicKeys, adminPublicKey }),
+          moduleFiles: files,
+          applied: appliedMark(files),
+          timeout: fleet.aws.bootTimeout,
+          timeoutKey: "aws.bootTimeout",
+          ec2Instance: instanceId,
+        };
+      });
+    const run = scriptCommand("provision/main.ts");
+    const provisioned = new command.Command(
+      `${name}-nixos`,
+      {
+        ...commandDefaults,
+        create: run,
+        update: run,
+        stdin: pulumi.secret(wanted.apply((text) => JSON.stringify(text))),
+        environment: account.environment,
+        // The key that opened it the last time brings in a new one.
+        addPreviousOutputInEnv: true,
+        triggers: [instance.id],
+        logging: "stderr",
+      },
+      { ...child, deletedWith: instance, additionalSecretOutputs: ["stdout"] },
+    );
+    const whenProvisioned = (output: pulumi.Output<string>): pulumi.Output<string> =>
+      pulumi.all([output, provisioned.id]).apply(([known]) => known);
+    this.address = whenProvisioned(address);
+    this.hostKey = identity.publicKey;
+    this.generation = whenProvisioned(instance.id);
+    this.resource = instance;
+    this.placement = pulumi
+      .all([instance.instanceType, instance.subnetId])
+      .apply(([instanceType, subnetId]) => ({ instanceType, subnetId }));
+    this.admin = {
+      host: this.address,
+      port: this.port,
+      user: "root",
+      privateKey: args.adminPrivateKey,
+      hostKey: this.hostKey,
+    };
+    this.registerOutputs({ address: this.address, placement: this.placement });
+  }
+}
+
+const builderNix = readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8");
+
+function builderParameters(spec: AwsBuilderSpec, fleet: FleetSpec): BuilderParameters {
+  return {
+    provider: "aws",
+    maxJobs: spec.maxJobs ?? null,
+    systemFeatures: [...new Set([...spec.supportedFeatures, ...spec.mandatoryFeatures])],
+    keepDays: 14,
+    automaticUpgrades: fleet.aws.automaticUpgrades,
+  };
+}
+
+function cidrOf(range: string): { cidrIpv6: string } | { cidrIpv4: string } {
+  return range.includes(":") ? { cidrIpv6: range } : { cidrIpv4: range };
+}
+
+/** One of the four quarters of an IPv4 range: `10.65.0.0/16`, 1 → `10.65.64.0/18`. */
+function quarter(range: string, index: number): string {
+  const [address = "", bits = ""] = range.split("/");
+  const start = address.split(".").reduce((sum, part) => sum * 256 + Number(part), 0);
+  const size = 2 ** (32 - Number(bits));
+  const first = Math.floor(start / size) * size + (index * size) / 4;
+  const parts = [24, 16, 8, 0].map((shift) => Math.floor(first / 2 ** shift) % 256);
+  return `${parts.join(".")}/${Number(bits) + 2}`;
+}

@@ -1,0 +1,62 @@
+/** The script behind what a fleet needs of AWS beside its plugin, run by `command.local.Command`. */
+import { randomBytes } from "node:crypto";
+import { text } from "node:stream/consumers";
+import { accessFromEnvironment } from "./access.ts";
+import { asking, ec2Client } from "./api.ts";
+import { findOrphans, findTagged, remove, tags, type Known } from "./inventory.ts";
+import { place, release, type Placement } from "./placement.ts";
+
+const [command] = process.argv.slice(2);
+const actions: Readonly<Record<string, () => Promise<void>>> = {
+  /** Prints what tells this stack's things from those of others with its name. */
+  "new-stack": () => {
+    console.log(process.env["PULUMI_COMMAND_STDOUT"] || randomBytes(8).toString("hex"));
+    return Promise.resolve();
+  },
+  /** Deletes whatever still carries the stack's tag: runs last, when all that the state knows of is gone. */
+  sweep: async () => {
+    const stack = process.env["PULUMI_COMMAND_STDOUT"]?.trim();
+    if (stack === undefined || stack === "") return;
+    await withEc2(async (ec2) => {
+      const left = await findTagged(ec2, { [tags.stack]: stack });
+      for (const { kind, name } of left) console.error(`${kind} ${name} was left over: deleting it`);
+      await remove(ec2, left);
+    });
+  },
+  /** Deletes what a killed deployment made without writing it down. */
+  "delete-orphans": async () => {
+    const known = JSON.parse(await text(process.stdin)) as Known;
+    await withEc2(async (ec2) => {
+      const orphans = await findOrphans(ec2, known);
+      for (const { kind, name } of orphans)
+        console.error(`${kind} ${name} is left of a killed deployment: deleting it`);
+      await remove(ec2, orphans);
+    });
+  },
+  place: async () => {
+    const wanted = JSON.parse(await text(process.stdin)) as Placement;
+    const { region } = accessFromEnvironment();
+    const found = await place(ec2Client({ region }), region, wanted, (progress) => {
+      console.error(`${wanted.alias}: ${progress}`);
+    });
+    console.log(JSON.stringify(found));
+  },
+  release: async () => {
+    const own = JSON.parse(await text(process.stdin)) as Record<string, string>;
+    await withEc2((ec2) => release(ec2, own));
+  },
+};
+
+async function withEc2(action: (ec2: ReturnType<typeof ec2Client>) => Promise<void>): Promise<void> {
+  const { region } = accessFromEnvironment();
+  await asking(region, () => action(ec2Client({ region })));
+}
+
+try {
+  const action = actions[command ?? ""];
+  if (action === undefined) throw new Error(`usage: main.ts ${Object.keys(actions).join(" | ")}`);
+  await action();
+} catch (error) {
+  console.error(error instanceof Error ? error.message : String(error));
+  process.exitCode = 1;
+}

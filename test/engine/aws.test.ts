@@ -1,0 +1,243 @@
+import { resolve } from "node:path";
+import { createInterface } from "node:readline";
+import {
+  AttachInternetGatewayCommand,
+  CreateInternetGatewayCommand,
+  CreateRouteCommand,
+  CreateSubnetCommand,
+  CreateVpcCommand,
+  DescribeRouteTablesCommand,
+} from "@aws-sdk/client-ec2";
+import { execa } from "execa";
+import { afterEach, beforeAll, beforeEach, describe, expect, it, onTestFailed } from "vitest";
+import { ec2Client } from "../../src/aws/api.ts";
+import { findInstances, findTagged, tags } from "../../src/aws/inventory.ts";
+import type { BuildMachine } from "../../src/nix/buildMachine.ts";
+import { systemOfThisMachine } from "../../src/nix/system.ts";
+import { withCloudPlugins } from "../../tools/setup/cloudPlugins.ts";
+import { setUp } from "../../tools/setup/index.ts";
+import { findMoto } from "../../tools/setup/moto.ts";
+import { EmulatedEc2, type Fault } from "../support/aws/emulatedEc2.ts";
+import { TestDeployment } from "../support/engine.ts";
+import { hostObstacle } from "../support/hcloud/host.ts";
+
+const obstacle = hostObstacle();
+if (obstacle !== undefined) console.log(`skipped: the emulated EC2. ${obstacle}`);
+
+const system = systemOfThisMachine() ?? "x86_64-linux";
+const [first, second] =
+  system === "x86_64-linux" ? (["c7i.4xlarge", "c6i.4xlarge"] as const) : (["c8g.4xlarge", "c7g.4xlarge"] as const);
+const own = { name: "own", provider: "aws", system, candidates: [first, second] };
+
+/** Refuses an instance type wherever it is asked for. */
+const without =
+  (type: string | undefined, code = "InsufficientInstanceCapacity"): Fault =>
+  ({ Action, InstanceType }) =>
+    Action === "RunInstances" && InstanceType === type
+      ? { code, status: 500, message: "We have no capacity" }
+      : undefined;
+
+describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", { timeout: 5 * 60_000 }, () => {
+  let ec2: EmulatedEc2;
+  let fleet: TestDeployment;
+
+  beforeAll(async () => {
+    // Builds the plugin where it can't be downloaded.
+    await withCloudPlugins((await setUp()).env, ["aws"]);
+    await findMoto();
+  }, 45 * 60_000);
+
+  const configuration = (builders: unknown[] = [own], aws: object = {}) => ({
+    builders,
+    access: { allowedCidrs: ["127.0.0.0/8"] },
+    expires: "2026-12-31",
+    aws: { network: { ipRange: ec2.ipRange }, bootTimeout: 40, ...aws },
+    smokeTimeout: 30,
+  });
+
+  beforeEach(async () => {
+    ec2 = await EmulatedEc2.start();
+    fleet = await TestDeployment.create(configuration(), ec2.env, ["aws"]);
+    onTestFailed(() => {
+      for (const id of ec2.running) console.log(ec2.log(id));
+    });
+  }, 60_000);
+  /** However a test went, `destroy` leaves nothing that costs money or is in the way. */
+  afterEach(async () => {
+    try {
+      ec2.faults.length = 0;
+      await fleet.remove();
+      expect(await inventory()).toEqual([]);
+      expect(ec2.running).toEqual([]);
+    } finally {
+      await ec2.stop();
+    }
+  });
+  const client = () =>
+    ec2Client({ region: ec2.region, accessKey: "AKIATEST", secretKey: "test", endpoint: ec2.endpoint });
+  const inventory = () => findTagged(client(), { [tags.fleet]: fleet.stack });
+  const up = async (): Promise<string> => {
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).toBe(0);
+    return output;
+  };
+  const failingUp = async (): Promise<string> => {
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).not.toBe(0);
+    return output;
+  };
+  const instances = () => findInstances(client(), [{ Name: "instance-state-name", Values: ["pending", "running"] }]);
+  const outputs = async () => (await fleet.outputs()) as { builders: BuildMachine[]; verification: unknown };
+  const kill = async (line: RegExp): Promise<void> => {
+    const cli = fleet.start("up", "--yes", "--skip-preview");
+    for await (const text of createInterface({ input: cli.all })) if (line.test(text)) cli.kill("SIGKILL");
+    expect((await cli).signal).toBe("SIGKILL");
+    await fleet.pulumi("cancel", "--yes");
+  };
+
+  it("goes from nothing to verified, tagged, and from there to no change", async () => {
+    await up();
+    expect((await outputs()).verification).toMatchObject({ own: { verified: true } });
+    const kinds = (await inventory()).map(({ kind }) => kind);
+    for (const kind of ["instance", "volume", "security-group", "key-pair", "vpc", "subnet", "internet-gateway"])
+      expect(kinds, kind).toContain(kind);
+    expect(kinds.filter((kind) => kind === "instance")).toHaveLength(1);
+    expect(await up()).toMatch(/unchanged/);
+    expect(ec2.running).toHaveLength(1);
+  });
+
+  it("goes to the next candidate when AWS has no capacity, at once, and stays there", async () => {
+    ec2.faults.push(without(first));
+    expect(await up()).toMatch(new RegExp(`${first} in subnet-\\S+ can't be had: AWS has no capacity left there`));
+    expect(await instances()).toMatchObject([{ InstanceType: second }]);
+    ec2.faults.length = 0;
+    // What became free again is no reason to move.
+    expect(await up()).toMatch(/unchanged/);
+    expect(await instances()).toMatchObject([{ InstanceType: second }]);
+  });
+
+  it("makes a spot instance again that AWS has taken away, at the next up", async () => {
+    fleet.configure(configuration([{ ...own, spot: true }]));
+    await up();
+    expect(await up()).toMatch(/unchanged/);
+    const [before] = await instances();
+    expect(before).toMatchObject({ InstanceLifecycle: "spot" });
+    await ec2.interrupt(before?.InstanceId ?? "");
+    await up();
+    const [after, ...others] = await instances();
+    expect(others).toEqual([]);
+    expect(after?.InstanceId).not.toBe(before?.InstanceId);
+    expect((await outputs()).verification).toMatchObject({ own: { verified: true } });
+  });
+
+  it("names every place with its reason when none can be had, for spot with the way out", async () => {
+    fleet.configure(configuration([{ ...own, spot: true }]));
+    ec2.faults.push(without(first), without(second, "MaxSpotInstanceCountExceeded"));
+    const output = await failingUp();
+    expect(output).toMatch(/none of its candidates can be had; add one, set spot: false, or try again later/);
+    expect(output).toMatch(new RegExp(`${first} \\(spot\\) in subnet-\\S+: AWS has no capacity left there`));
+    expect(output).toMatch(new RegExp(`${second} \\(spot\\) in subnet-\\S+: the account's quota for spot`));
+  });
+
+  it.each([
+    ["AuthFailure", /AWS refuses the credentials \(AuthFailure/],
+    ["UnauthorizedOperation", /the credentials may not do this: .*docs\/aws\.md/],
+  ])("says in one sentence that it got %s, before anything is made", async (code, message) => {
+    ec2.faults.push(() => ({ code, message: "You are not allowed", status: 403 }));
+    const output = await failingUp();
+    expect(output).toMatch(message);
+    expect(output).not.toMatch(/\bat .*\.ts:\d+/);
+    ec2.faults.length = 0;
+    expect(await inventory()).toEqual([]);
+  });
+
+  it("says what AWS does not have: the release, the type, the subnet, a way out of it", async () => {
+    fleet.configure(configuration([own], { nixosRelease: "24.05" }));
+    expect(await failingUp()).toMatch(
+      /there is no image of NixOS 24\.05 for \S+ in eu-central-1; there are 25\.05, 25\.11/,
+    );
+    fleet.configure(configuration([{ ...own, candidates: [system === "x86_64-linux" ? "c9i.large" : "c9g.large"] }]));
+    expect(await failingUp()).toMatch(
+      /'own': candidates: c9\S+ can't be had in eu-central-1; choose other instance types/,
+    );
+    fleet.configure(configuration([own], { network: { subnetIds: ["subnet-00000000"] } }));
+    expect(await failingUp()).toMatch(/aws\.network\.subnetIds: there is no subnet subnet-00000000 in eu-central-1/);
+    const { Vpc } = await client().send(new CreateVpcCommand({ CidrBlock: ec2.ipRange }));
+    const { Subnet } = await client().send(new CreateSubnetCommand({ VpcId: Vpc?.VpcId, CidrBlock: ec2.ipRange }));
+    fleet.configure(configuration([own], { network: { subnetIds: [Subnet?.SubnetId] } }));
+    expect(await failingUp()).toMatch(/has no route to the internet, and a builder has to reach cache\.nixos\.org/);
+  });
+
+  it("works by private addresses in a network that exists", async () => {
+    const { Vpc } = await client().send(new CreateVpcCommand({ CidrBlock: ec2.ipRange }));
+    const { Subnet } = await client().send(new CreateSubnetCommand({ VpcId: Vpc?.VpcId, CidrBlock: ec2.ipRange }));
+    const { InternetGateway } = await client().send(new CreateInternetGatewayCommand());
+    const gateway = { InternetGatewayId: InternetGateway?.InternetGatewayId };
+    await client().send(new AttachInternetGatewayCommand({ ...gateway, VpcId: Vpc?.VpcId }));
+    const { RouteTables: [table] = [] } = await client().send(
+      new DescribeRouteTablesCommand({ Filters: [{ Name: "vpc-id", Values: [Vpc?.VpcId ?? ""] }] }),
+    );
+    await client().send(
+      new CreateRouteCommand({
+        RouteTableId: table?.RouteTableId,
+        DestinationCidrBlock: "0.0.0.0/0",
+        GatewayId: gateway.InternetGatewayId,
+      }),
+    );
+    const builder = { ...own, publicAddress: false, disk: 50 };
+    fleet.configure(configuration([builder], { network: { subnetIds: [Subnet?.SubnetId] } }));
+    await up();
+    const [{ PrivateIpAddress } = {}] = await instances();
+    expect((await outputs()).builders).toMatchObject([{ hostName: PrivateIpAddress }]);
+    expect((await inventory()).map(({ kind }) => kind)).not.toContain("vpc");
+  });
+
+  it("refuses an instance that answers with another host key", async () => {
+    ec2.bootFault = "another host key";
+    expect(await failingUp()).toMatch(/is refused: it presents another host key than the pinned one/);
+  });
+
+  it("says why NixOS could not be rebuilt, with the end of the instance's log", async () => {
+    ec2.bootFault = "nixos-rebuild fails";
+    const output = await failingUp();
+    expect(output).toMatch(/could not be made of NixOS: nixos-rebuild ended with an error/);
+    expect(output).toContain("error: attribute 'broken' missing");
+  });
+
+  it("shows the console of an instance that can't be reached", async () => {
+    ec2.bootFault = "never opens SSH";
+    fleet.configure(configuration([own], { bootTimeout: 5 }));
+    const output = await failingUp();
+    expect(output).toMatch(/is no NixOS builder after 5 s \(aws\.bootTimeout\); its last state: waiting for SSH/);
+    expect(output).toMatch(/The end of its console output:\s+nix-builder-fleet: writing the builder's configuration/);
+  });
+
+  it.each([
+    ["while places are held", /own-placement creat/],
+    ["right before its instance is there", /ec2:Instance own creat/],
+    ["while NixOS is rebuilt", /own-nixos creat/],
+  ])("killed %s, goes on at the next up and leaves nothing behind", async (_, line) => {
+    await kill(line);
+    await up();
+    expect((await outputs()).verification).toMatchObject({ own: { verified: true } });
+    expect(await instances()).toHaveLength(1);
+  });
+
+  it("lets `fleet verify-gone` prove what is left, and that nothing is", async () => {
+    await up();
+    const verify = () =>
+      execa(process.execPath, [resolve("src/cli/main.ts"), "--stack", fleet.stack, "verify-gone"], {
+        env: { ...ec2.env, HCLOUD_TOKEN: "" },
+        reject: false,
+      });
+    const before = await verify();
+    expect(before.exitCode).toBe(1);
+    for (const kind of ["instance", "volume", "security-group", "key-pair", "vpc"])
+      expect(before.stdout).toMatch(new RegExp(`^  ${kind} ${fleet.stack}-`, "m"));
+    await fleet.destroy();
+    expect(await verify()).toMatchObject({
+      exitCode: 0,
+      stdout: `Nothing of fleet ${fleet.stack} is left at AWS in eu-central-1.`,
+    });
+  });
+});
