@@ -1,5 +1,6 @@
 /** The client directory on disk: the emitted files, written and removed as one. */
 import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 
 /** File name → content. */
 export type ClientFiles = Readonly<Record<string, string>>;
@@ -13,7 +14,7 @@ export const privateKeyFile = "id_ed25519";
  * @param directory Absolute path; made when it isn't there, with mode 0755 as the files but the key are no secrets.
  */
 export function writeClientDirectory(directory: string, files: ClientFiles): void {
-  mkdirSync(directory, { recursive: true });
+  makeFolder(directory);
   for (const [name, content] of Object.entries(files)) {
     const path = `${directory}/${name}`;
     const mode = name === privateKeyFile ? 0o600 : 0o644;
@@ -26,5 +27,17 @@ export function writeClientDirectory(directory: string, files: ClientFiles): voi
     rmSync(draft, { force: true });
     writeFileSync(draft, content, { mode, flag: "wx" });
     renameSync(draft, path);
+  }
+}
+
+/** One level after the other: Node's `recursive` never ends where a folder is there but takes none, such as /proc. */
+function makeFolder(directory: string): void {
+  if (existsSync(directory)) return;
+  makeFolder(dirname(directory));
+  try {
+    mkdirSync(directory);
+  } catch (error) {
+    // Another process may have made it just now.
+    if (!existsSync(directory)) throw error;
   }
 }
