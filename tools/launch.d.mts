@@ -10,6 +10,7 @@ export declare function fail(error: unknown): void;
 export declare function cacheDirectory(env?: NodeJS.ProcessEnv): string;
 export declare function atLeast(version: string, minimum: string): boolean;
 export declare function withLock<T>(path: string, work: () => T | Promise<T>, waiting?: () => void): Promise<T>;
+export declare function dropLock(path: string, owner: string): void;
 export declare function findNode(
   current?: { version: string; execPath: string },
   env?: NodeJS.ProcessEnv,

@@ -5,7 +5,17 @@
  */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import * as module from "node:module";
 import { constants, homedir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
@@ -93,7 +103,7 @@ export async function withLock(path, work, waiting = () => {}) {
       throw new LaunchError(`Another run has held ${path} for half an hour: if there is none, remove that folder.`);
     await delay(200);
   }
-  const release = () => rmSync(path, { recursive: true, force: true });
+  const release = () => dropLock(path, identity(process.pid));
   process.on("exit", release);
   try {
     return await work();
@@ -103,33 +113,45 @@ export async function withLock(path, work, waiting = () => {}) {
   }
 }
 
+/**
+ * A lock is a folder that holds one file, named after its owner. Without that file it is nobody's, and whoever first
+ * moves a folder of their own onto it has it: a folder that is not empty can't be replaced.
+ */
 function takeLock(path) {
-  // Made complete beside its place and moved there, so that a lock is never seen without its owner.
   const mine = `${path}.${process.pid}`;
   mkdirSync(mine, { recursive: true });
-  writeFileSync(join(mine, "owner"), identity(process.pid));
+  writeFileSync(join(mine, identity(process.pid)), "");
   try {
     renameSync(mine, path);
     return true;
   } catch {
     rmSync(mine, { recursive: true, force: true });
-    if (isAbandoned(path)) rmSync(path, { recursive: true, force: true });
+    for (const owner of ownersOf(path)) if (identity(parseInt(owner)) !== owner) dropLock(path, owner);
     return false;
   }
 }
 
-function isAbandoned(path) {
-  let owner;
+/** Ends the lock of this owner, and of no other: in the meantime somebody else may have taken it. */
+export function dropLock(path, owner) {
+  rmSync(join(path, owner), { recursive: true, force: true });
   try {
-    owner = readFileSync(join(path, "owner"), "utf8");
+    rmdirSync(path);
   } catch {
-    return false; // released just now: look again
+    // somebody else has it, or has ended it
   }
-  return identity(Number(owner.split(" ")[0])) !== owner;
+}
+
+function ownersOf(path) {
+  try {
+    return readdirSync(path);
+  } catch {
+    return []; // released just now
+  }
 }
 
 /** Names a running process for good: its id, and on Linux the time of its start, as ids are used again. Empty if it's gone. */
 function identity(pid) {
+  if (Number.isNaN(pid)) return "";
   try {
     process.kill(pid, 0);
   } catch (error) {
@@ -140,7 +162,7 @@ function identity(pid) {
     const started = readFileSync(`/proc/${pid}/stat`, "utf8")
       .replace(/^.*\) /s, "")
       .split(" ")[19];
-    return `${pid} ${started}`;
+    return `${pid}-${started}`;
   } catch {
     return String(pid);
   }

@@ -1,9 +1,27 @@
 import { spawn } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { atLeast, checkout, fetchedNode, findNode, packagesInstalled, withLock } from "../../tools/launch.mjs";
+import {
+  atLeast,
+  checkout,
+  dropLock,
+  fetchedNode,
+  findNode,
+  packagesInstalled,
+  withLock,
+} from "../../tools/launch.mjs";
 
 let directory: string;
 beforeEach(() => {
@@ -126,15 +144,34 @@ describe("the lock", () => {
     await new Promise((resolve) => gone.on("exit", resolve));
     const path = join(directory, "lock");
     mkdirSync(path);
-    writeFileSync(join(path, "owner"), String(gone.pid));
+    writeFileSync(join(path, String(gone.pid)), "");
     expect(await withLock(path, () => "worked")).toBe("worked");
   });
 
   it("is taken over when the owner's id belongs to another process now", async () => {
     const path = join(directory, "lock");
     mkdirSync(path);
-    writeFileSync(join(path, "owner"), `${String(process.pid)} 1`);
+    writeFileSync(join(path, `${String(process.pid)}-1`), "");
     expect(await withLock(path, () => "worked")).toBe("worked");
+  });
+
+  it("is taken over from an earlier release of this project, which named no owner by a file", async () => {
+    const path = join(directory, "lock");
+    mkdirSync(path);
+    writeFileSync(join(path, "owner"), "1 1");
+    expect(await withLock(path, () => "worked")).toBe("worked");
+  });
+
+  it("stays with the one who took it over, when another one who saw it abandoned comes late", async () => {
+    const path = join(directory, "lock");
+    const abandoned = `${String(process.pid)}-1`;
+    mkdirSync(path);
+    writeFileSync(join(path, abandoned), "");
+    await withLock(path, () => {
+      dropLock(path, abandoned);
+      expect(readdirSync(path)).toHaveLength(1);
+    });
+    expect(existsSync(path)).toBe(false);
   });
 
   it("is released when the work fails", async () => {
