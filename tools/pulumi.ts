@@ -1,7 +1,16 @@
 /** `npm run pulumi -- ARGS`: the Pulumi CLI with this checkout's backend, passphrase and plugins. */
 import { spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -32,6 +41,7 @@ export function pulumiEnvironment(toolchain: Toolchain, directory: string = chec
   // Otherwise the CLI tries to download what can't be reached before it takes the substitute from PATH.
   if (toolchain.plugins.some(({ kind }) => kind === "substitute"))
     env["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] ??= "true";
+  keepPrivate(join(directory, ".fleet"));
   if (hasOwnBackend(env)) return env;
   mkdirSync(join(directory, ".fleet", "state"), { recursive: true });
   env["PULUMI_BACKEND_URL"] = ownBackend(directory);
@@ -170,6 +180,19 @@ export function usesStack(args: readonly string[]): boolean {
     "export",
   ];
   return [...stackCommands, "state", "cancel", "watch", "logs", "console"].includes(command ?? "");
+}
+
+/** Makes the folder of state, keys and passphrase one that other users can't look into. */
+function keepPrivate(folder: string): void {
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  if ((statSync(folder).mode & 0o077) === 0) return;
+  try {
+    chmodSync(folder, 0o700);
+  } catch {
+    throw new LaunchError(
+      `${folder} can be read by others and belongs to another user: run this as its owner, or use a checkout of your own.`,
+    );
+  }
 }
 
 /** The checkout's passphrase, made on first use: it protects the secrets in .fleet/state, readable to this user only. */

@@ -44,6 +44,12 @@ describe("the backend", () => {
     expect(readFileSync(file, "utf8")).toMatch(/^[\w-]{40,}$/);
   });
 
+  it("lies where other users can't look, though the folder was made for all", () => {
+    mkdirSync(join(directory, ".fleet"), { mode: 0o755 });
+    environment({});
+    expect(statSync(join(directory, ".fleet")).mode & 0o777).toBe(0o700);
+  });
+
   it("keeps its passphrase", () => {
     const read = () => readFileSync(environment({})["PULUMI_CONFIG_PASSPHRASE_FILE"] ?? "", "utf8");
     expect(read()).toBe(read());
