@@ -75,7 +75,7 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
       if (text !== undefined) say(event.diagnosticEvent === undefined ? `${seconds()}  ${text}` : text);
     }
     const { exitCode, stderr } = await up;
-    if (stderr.trim() !== "") say(stderr.trim());
+    if (stderr.trim() !== "") say(describeRefusal(stderr.trim()));
     return { exitCode: exitCode ?? 1, outputs };
   } finally {
     clearInterval(heartbeat);
@@ -98,6 +98,15 @@ export function describeEvent(event: EngineEvent): string | undefined {
   if (op === "replace" || op.endsWith("-replaced")) return undefined;
   if (op.startsWith("delete")) return `${step}: removed`;
   return `${step}: ${done[componentOf(urn)] ?? "done"}`;
+}
+
+/** What the CLI says when it doesn't even begin; in words of ours where it asks for patience. */
+export function describeRefusal(said: string): string {
+  // `pkg/backend/diy/lock.go` of pulumi/pulumi
+  const lock = /the stack is currently locked by[\s\S]*?created by (\S+)@(\S+) \(pid (\d+)\)/.exec(said);
+  if (lock === null) return said;
+  const [, user = "", host = "", pid = ""] = lock;
+  return `error: another deployment of this stack is running (process ${pid} of ${user} on ${host}): wait for it to end.`;
 }
 
 function describeDiagnostic({ message, severity }: { message: string; severity: string }): string | undefined {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { describeEvent } from "../../tools/deployment.ts";
+import { describeEvent, describeRefusal } from "../../tools/deployment.ts";
 
 const step = (op: string, types: string, name: string) => ({
   resOutputsEvent: { metadata: { op, urn: `urn:pulumi:dev::nix-builder-fleet::${types}::${name}` } },
@@ -43,5 +43,21 @@ describe("the progress of a deployment", () => {
     ],
   ])("is silent on %s", (_, event) => {
     expect(describeEvent(event)).toBeUndefined();
+  });
+});
+
+describe("a deployment that can't begin", () => {
+  it("names the process that it has to wait for", () => {
+    const said =
+      "error: the stack is currently locked by 1 lock(s). Either wait for the other process(es) to end or delete the " +
+      "lock file with `pulumi cancel`.\n  file:///x/.pulumi/locks/organization/nix-builder-fleet/dev/a.json?no_tmp_dir=true: " +
+      "created by root@vm-1 (pid 12599) at 2026-11-23T14:00:00Z";
+    expect(describeRefusal(said)).toBe(
+      "error: another deployment of this stack is running (process 12599 of root on vm-1): wait for it to end.",
+    );
+  });
+
+  it("says anything else in the CLI's words", () => {
+    expect(describeRefusal("error: no such backend")).toBe("error: no such backend");
   });
 });
