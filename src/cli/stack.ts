@@ -115,7 +115,7 @@ export async function readFleet(stack: string): Promise<UsableFleet> {
 /** Why a stack's outputs can't be read: mostly, because there is no such stack. */
 async function explainUnreadable(stack: string, said: string): Promise<string> {
   const raw = `the outputs of stack '${stack}' can't be read: ${said}`;
-  if (!said.includes("no stack named")) return raw;
+  if (!/no stack (named|selected)/.test(said)) return raw;
   const list = await runPulumi(stack, "stack", "ls", "--json");
   return list.failed ? raw : noSuchStack(stack, backendOf(process.env), stackNames(list.stdout));
 }
