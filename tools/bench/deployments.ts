@@ -1,9 +1,10 @@
 /** How long deployments take: `npm start` against an empty Pulumi program, and many builders against two. */
-import { copyFileSync, cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { execa } from "execa";
 import { stringify } from "yaml";
+import { cleanEnvironment, copyOfCheckout } from "../../test/support/checkoutCopy.ts";
 import { checkout } from "../launch.mjs";
 import { setUp } from "../setup/index.ts";
 import { time, type Claim } from "./measure.ts";
@@ -105,32 +106,9 @@ function localBuilders(count: number): object[] {
   ];
 }
 
-/** A checkout of its own, so that the person's stack is left alone. */
-function copyOfCheckout(folder: string): string {
-  mkdirSync(folder);
-  for (const name of [
-    "src",
-    "components",
-    "tools",
-    "package.json",
-    "package-lock.json",
-    "Pulumi.yaml",
-    "Pulumi.dev.yaml",
-  ]) {
-    cpSync(join(checkout, name), join(folder, name), { recursive: true });
-  }
-  symlinkSync(join(checkout, "node_modules"), join(folder, "node_modules"));
-  return folder;
-}
-
 function emptyProject(folder: string): string {
   mkdirSync(folder);
   for (const [name, text] of Object.entries(emptyProgram)) writeFileSync(join(folder, name), text);
   symlinkSync(join(checkout, "node_modules"), join(folder, "node_modules"));
   return folder;
-}
-
-/** Without what npm and this run's own set-up leave in the environment. */
-function cleanEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  return Object.fromEntries(Object.entries(env).filter(([name]) => !/^(npm_|PULUMI_|NODE_COMPILE_CACHE$)/.test(name)));
 }

@@ -1,0 +1,131 @@
+/** `npm start`, and which stack it, `npm run pulumi` and `npx fleet` take: in a checkout of its own. */
+import { spawn, type ChildProcess } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { hostname, tmpdir } from "node:os";
+import { join } from "node:path";
+import { execa } from "execa";
+import { stringify } from "yaml";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { setUp } from "../../tools/setup/index.ts";
+import { cleanEnvironment, copyOfCheckout } from "../support/checkoutCopy.ts";
+import { system } from "../support/localFleet.ts";
+
+describe("npm start", () => {
+  const folder = mkdtempSync(join(tmpdir(), "fleet-start-"));
+  const checkout = copyOfCheckout(join(folder, "checkout"));
+  const state = join(checkout, ".fleet", "state");
+  let env: NodeJS.ProcessEnv;
+  let first: Ended;
+
+  interface Ended {
+    readonly exitCode: number | undefined;
+    /** Both streams, as a person sees them. */
+    readonly output: string;
+  }
+
+  const run = async (script: string, words: readonly string[], more: NodeJS.ProcessEnv = {}): Promise<Ended> => {
+    const { exitCode, all } = await execa(process.execPath, [join(checkout, script), ...words], {
+      cwd: checkout,
+      env: { ...env, ...more },
+      extendEnv: false,
+      all: true,
+      reject: false,
+      stdin: "ignore",
+      timeout: 120_000,
+    });
+    return { exitCode, output: all };
+  };
+  const start = (words: readonly string[] = [], more?: NodeJS.ProcessEnv) =>
+    run("tools/run.mjs", ["start", ...words], more);
+  const pulumi = (...words: string[]) => run("tools/run.mjs", ["pulumi", ...words]);
+  const fleet = (...words: string[]) => run("tools/fleet.mjs", words);
+
+  beforeAll(async () => {
+    // The plugins and logins of whoever runs the tests are their own.
+    env = { ...cleanEnvironment((await setUp()).env), PULUMI_HOME: join(folder, "pulumi") };
+    writeFileSync(
+      join(checkout, "Pulumi.dev.yaml"),
+      stringify({ config: { "nix-builder-fleet:builders": [{ name: "here", provider: "local", system }] } }),
+    );
+    first = await start();
+  });
+  afterAll(async () => {
+    const { exitCode, output } = await pulumi("destroy", "--stack", "dev", "--yes", "--skip-preview");
+    rmSync(folder, { recursive: true, force: true });
+    expect(exitCode, output).toBe(0);
+  });
+
+  it("deploys dev, shows what is verified, and says what to try next", () => {
+    expect(first.exitCode, first.output).toBe(0);
+    expect(first.output).toContain("Deploying stack dev");
+    expect(first.output).toMatch(/^here +\S+-linux +127\.\S+ +in \d+\.\d s$/m);
+    expect(first.output).toContain("Client files: .fleet/stacks/dev/client");
+    expect(first.output).toMatch(/npx fleet build docs\/hello\.nix -A \w+$/m);
+    expect(first.output).toMatch(/npm run pulumi -- destroy$/m);
+    expect(first.output).not.toContain("from $PATH");
+  });
+
+  it("keeps what it made from other users", () => {
+    expect(statSync(join(checkout, ".fleet")).mode & 0o777).toBe(0o700);
+  });
+
+  it("has nothing to do the second time", async () => {
+    const { exitCode, output } = await start();
+    expect(exitCode, output).toBe(0);
+    expect(output).not.toContain("sshd started");
+  });
+
+  it("waits for nobody, but says who is deploying", async () => {
+    const other: ChildProcess = spawn(process.execPath, ["-e", "process.stdin.resume()", "pulumi"]);
+    await new Promise((resolve) => other.once("spawn", resolve));
+    const locks = join(state, ".pulumi", "locks", "organization", "nix-builder-fleet", "dev");
+    const lock = { pid: other.pid, username: "somebody", hostname: hostname(), timestamp: new Date().toISOString() };
+    mkdirSync(locks, { recursive: true });
+    writeFileSync(join(locks, "1.json"), JSON.stringify(lock));
+    const { exitCode, output } = await start();
+    rmSync(join(locks, "1.json"));
+    other.kill();
+    expect(exitCode).not.toBe(0);
+    expect(output).toContain(
+      `another deployment of this stack is running (process ${String(other.pid)} of somebody on`,
+    );
+    expect(output).not.toContain("pulumi cancel");
+  });
+
+  it.each([
+    ["npm start", () => start(["--stack", "nope"])],
+    ["npx fleet, before the command", () => fleet("--stack", "nope", "status")],
+    ["npx fleet, after the command", () => fleet("status", "--stack", "nope")],
+  ])("ends, for a stack that isn't there, with those that are: %s", async (_, call) => {
+    const { exitCode, output } = await call();
+    expect(exitCode).toBe(1);
+    expect(output).toContain(`stack 'nope' does not exist in file://${state} (there are dev); make it with`);
+    expect(output).toContain("npm run pulumi -- stack init nope");
+  });
+
+  it("makes nothing in a backend of the person's own", async () => {
+    const backend = join(folder, "backend");
+    mkdirSync(backend);
+    const own = { PULUMI_BACKEND_URL: `file://${backend}`, PULUMI_CONFIG_PASSPHRASE: "x" };
+    const { exitCode, output } = await start([], own);
+    expect(exitCode).toBe(1);
+    expect(output).toContain(`stack 'dev' does not exist in file://${backend} (there is none)`);
+  });
+
+  it("takes the stack that is selected, as all commands do, and fails when its deployment fails", async () => {
+    expect((await pulumi("stack", "init", "second")).exitCode).toBe(0);
+    const { exitCode, output } = await start();
+    expect(output).toContain("Deploying stack second");
+    expect(output).toContain("builders: [] is not allowed");
+    expect(output).toContain("The fleet is not up");
+    expect(exitCode).not.toBe(0);
+    expect((await fleet("status")).output).toContain("stack 'second' has no fleet");
+  });
+
+  it("names the stack in what to try next where a plain call would take the selected one", async () => {
+    const { exitCode, output } = await start(["--stack", "dev"]);
+    expect(exitCode, output).toBe(0);
+    expect(output).toMatch(/npx fleet --stack dev build docs\/hello\.nix/);
+    expect(output).toMatch(/npm run pulumi -- destroy --stack dev$/m);
+  });
+});
