@@ -16,7 +16,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkout, fail, LaunchError } from "./launch.mjs";
 import { say } from "./setup/progress.ts";
-import { withCloudPlugins } from "./setup/cloudPlugins.ts";
+import { builtCloudPlugins, withCloudPlugins } from "./setup/cloudPlugins.ts";
+import { withInstalledPlugins } from "./setup/plugins.ts";
 import { setUp, type Toolchain } from "./setup/index.ts";
 import {
   backendOf,
@@ -195,6 +196,12 @@ function keepPrivate(folder: string): void {
   }
 }
 
+/** Whether a command is one of those that change resources. */
+function runsPlugins(args: readonly string[]): boolean {
+  const commands = ["up", "update", "preview", "pre", "destroy", "down", "dn", "refresh"];
+  return args.some((arg) => commands.includes(arg)) && !args.includes("plugin");
+}
+
 /** The checkout's passphrase, made on first use: it protects the secrets in .fleet/state, readable to this user only. */
 function passphraseFile(directory: string): string {
   const path = join(directory, ".fleet", "passphrase");
@@ -205,10 +212,13 @@ function passphraseFile(directory: string): string {
 if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
   try {
     const args = process.argv.slice(2);
-    const env = await withCloudPlugins(pulumiEnvironment(await setUp()));
+    const toolchain = await setUp();
+    const env = await withCloudPlugins(pulumiEnvironment(toolchain));
     unlock(env);
     if (usesStack(args)) ensureStack(env);
-    process.exitCode = await runPulumi(args, env);
+    const plugins = [...toolchain.plugins.filter(({ kind }) => kind === "substitute"), ...builtCloudPlugins()];
+    const quiet = runsPlugins(args) && backendOf(env) === ownBackend();
+    process.exitCode = await runPulumi(args, quiet ? withInstalledPlugins(env, plugins) : env);
   } catch (error) {
     fail(error);
   }

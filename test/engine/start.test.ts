@@ -53,6 +53,7 @@ describe("npm start", () => {
     const { exitCode, output } = await pulumi("destroy", "--stack", "dev", "--yes", "--skip-preview");
     rmSync(folder, { recursive: true, force: true });
     expect(exitCode, output).toBe(0);
+    expect(output).not.toContain("from $PATH");
   });
 
   it("deploys dev, shows what is verified, and says what to try next", () => {
@@ -114,6 +115,8 @@ describe("npm start", () => {
 
   it("takes the stack that is selected, as all commands do, and fails when its deployment fails", async () => {
     expect((await pulumi("stack", "init", "second")).exitCode).toBe(0);
+    // Deployments run with another home of Pulumi's than the rest.
+    expect((await pulumi("preview")).output).toContain("(second)");
     const { exitCode, output } = await start();
     expect(output).toContain("Deploying stack second");
     expect(output).toContain("builders: [] is not allowed");

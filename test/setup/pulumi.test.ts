@@ -7,6 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { pulumiEnvironment, requireStack, tidyStackFiles, usesStack, withoutSalt } from "../../tools/pulumi.ts";
 import { hasOwnBackend, stackOption, whichStack } from "../../tools/stack.ts";
 import type { Toolchain } from "../../tools/setup/index.ts";
+import { withInstalledPlugins } from "../../tools/setup/plugins.ts";
 
 let directory: string;
 let home: string;
@@ -166,6 +167,27 @@ describe("the stack", () => {
 });
 
 describe("plugins", () => {
+  const plugin = () => ({ name: "tls", version: "1.2.3", path: join(directory, "bin", "pulumi-resource-tls") });
+  const installed = () => {
+    mkdirSync(join(directory, "bin"));
+    writeFileSync(plugin().path, "");
+    return withInstalledPlugins({ PULUMI_HOME: home, PATH: `${directory}/bin:/usr/bin` }, [plugin()], directory);
+  };
+
+  it("of this project are installed ones in a home of its own, where the CLI has nothing to warn of", () => {
+    const env = installed();
+    const own = join(directory, ".fleet", "pulumi");
+    expect(env).toEqual({ PULUMI_HOME: own, PULUMI_CREDENTIALS_PATH: home, PATH: "/usr/bin" });
+    expect(realpathSync(join(own, "plugins", "resource-tls-v1.2.3", "pulumi-resource-tls"))).toBe(plugin().path);
+    // What is selected there is selected everywhere.
+    expect(realpathSync(join(own, "workspaces"))).toBe(join(home, "workspaces"));
+  });
+
+  it("of the person are found: their home stays the one in use", () => {
+    mkdirSync(join(home, "plugins", "resource-tls-v1.2.3"), { recursive: true });
+    expect(installed()).toEqual({ PULUMI_HOME: home, PATH: `${directory}/bin:/usr/bin` });
+  });
+
   it("are only kept from being downloaded where a substitute stands in", () => {
     const name = "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION";
     expect(environment({}, "substitute")[name]).toBe("true");

@@ -1,7 +1,8 @@
 /** A checkout of its own for a test or a measurement, so that the person's stacks are left alone. */
 import { cpSync, mkdirSync, symlinkSync } from "node:fs";
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
 import { checkout } from "../../tools/launch.mjs";
+import { ownPrograms } from "../../tools/setup/plugins.ts";
 
 /** Copies what runs into a new folder, without state and tests. */
 export function copyOfCheckout(folder: string): string {
@@ -21,7 +22,9 @@ export function copyOfCheckout(folder: string): string {
   return folder;
 }
 
-/** Without what npm and this run's own set-up leave in the environment. */
+/** Without what npm and this run's own set-up leave in the environment; this checkout's plugins would pass for genuine ones. */
 export function cleanEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  return Object.fromEntries(Object.entries(env).filter(([name]) => !/^(npm_|PULUMI_|NODE_COMPILE_CACHE$)/.test(name)));
+  const path = (env["PATH"] ?? "").split(delimiter).filter((folder) => folder !== ownPrograms);
+  const kept = Object.entries(env).filter(([name]) => !/^(npm_|PULUMI_|NODE_COMPILE_CACHE$)/.test(name));
+  return { ...Object.fromEntries(kept), PATH: path.join(delimiter) };
 }

@@ -137,6 +137,17 @@ function builtBefore(host: Host, name: CloudPluginName): string | undefined {
   return existsSync(program) ? dirname(program) : undefined;
 }
 
+/** The plugins that were built here, with the paths of their programs. */
+export function builtCloudPlugins(): { readonly name: string; readonly version: string; readonly path: string }[] {
+  const host = thisHost();
+  return cloudPluginNames.flatMap((name) => {
+    const folder = builtBefore(host, name);
+    return folder === undefined
+      ? []
+      : [{ name, version: packageVersion(name), path: join(folder, `pulumi-resource-${name}`) }];
+  });
+}
+
 function entryName(host: Host, name: CloudPluginName): string {
   return `pulumi-resource-${name}-v${packageVersion(name)}-${host.platform}`;
 }

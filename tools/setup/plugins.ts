@@ -1,7 +1,17 @@
 /** The resource plugins that every stack needs: genuine ones, or this project's substitutes. */
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { delimiter, dirname, join } from "node:path";
 import { checkout } from "../launch.mjs";
 import { run } from "./commands.ts";
 import { publishedSha256 } from "./download.ts";
@@ -39,6 +49,42 @@ export function pluginDirectory(env = process.env): string {
 
 /** The directory of this checkout's own programs. */
 export const ownPrograms = join(checkout, ".fleet", "bin");
+
+/**
+ * Lets the CLI find this project's plugins as installed ones, in a Pulumi home of the checkout's own: of each that it
+ * finds on PATH it warns in every run. Selected stacks and logins stay in the person's home. Where that has plugins,
+ * which would not be found any more, nothing changes.
+ *
+ * @param env For commands that run plugins only; `pulumi plugin` and `pulumi login` are about the person's home.
+ * @param plugins Substitutes and those built here, with the paths of their programs.
+ */
+export function withInstalledPlugins(
+  env: NodeJS.ProcessEnv,
+  plugins: readonly Pick<Plugin, "name" | "version" | "path">[],
+  directory: string = checkout,
+): NodeJS.ProcessEnv {
+  if (plugins.length === 0 || hasPlugins(pluginDirectory(env))) return env;
+  const home = join(directory, ".fleet", "pulumi");
+  for (const { name, version, path } of plugins)
+    linkTo(path, join(home, "plugins", `resource-${name}-v${version}`, `pulumi-resource-${name}`));
+  const person = dirname(pluginDirectory(env));
+  mkdirSync(join(person, "workspaces"), { recursive: true });
+  linkTo(join(person, "workspaces"), join(home, "workspaces"));
+  const folders = new Set(plugins.map(({ path }) => dirname(path)));
+  const path = (env["PATH"] ?? "").split(delimiter).filter((entry) => !folders.has(entry));
+  return { PULUMI_CREDENTIALS_PATH: person, ...env, PULUMI_HOME: home, PATH: path.join(delimiter) };
+}
+
+function hasPlugins(folder: string): boolean {
+  return existsSync(folder) && readdirSync(folder).some((name) => name.startsWith("resource-"));
+}
+
+function linkTo(target: string, path: string): void {
+  if (existsSync(path) && realpathSync(path) === realpathSync(target)) return;
+  mkdirSync(dirname(path), { recursive: true });
+  rmSync(path, { force: true });
+  symlinkSync(target, path);
+}
 
 async function findPlugin(host: Host, pulumi: string, official: () => Promise<boolean>, name: string): Promise<Plugin> {
   const version = packageVersion(name);
