@@ -225,6 +225,32 @@ describe("a fleet of local builders", () => {
     expect(runningSshd(machineDirectory(fleet.directory, "x86"))).toBe(sshd);
   });
 
+  it("ends a removed client's open connection, and lets it open no other", async () => {
+    const ssh = (...words: string[]) =>
+      execa(
+        "ssh",
+        [
+          "-F",
+          `${fleet.project}/ci/ssh_config`,
+          "-o",
+          `ControlPath=${fleet.project}/shared`,
+          ...words,
+          `${fleet.stack}-x86`,
+          "id",
+        ],
+        { all: true, reject: false, stdin: "ignore" },
+      );
+    const open = await ssh("-o", "ControlMaster=yes", "-o", "ControlPersist=300");
+    expect(open.all).toContain("may only speak the Nix store protocols");
+    const sshd = runningSshd(machineDirectory(fleet.directory, "x86"));
+    fleet.configure({ builders: [x86, arm] });
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).toBe(0);
+    expect((await ssh("-o", "ControlMaster=no")).all).toContain("Permission denied");
+    expect(runningSshd(machineDirectory(fleet.directory, "x86"))).toBe(sshd);
+    expect((await fleetCli("status")).exitCode).toBe(0);
+  });
+
   it("leaves nothing behind", async () => {
     const { builders } = (await fleet.outputs()) as { builders: BuildMachine[] };
     expect(fleet.leftovers()).not.toEqual([]);
