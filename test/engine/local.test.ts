@@ -5,7 +5,8 @@ import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { runningSshd } from "../../src/local/processes.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
-import { machineDirectory } from "../../src/local/plan.ts";
+import { emulation, unregisterEmulation } from "../../src/local/emulation.ts";
+import { emulationOwner, machineDirectory } from "../../src/local/plan.ts";
 import { TestDeployment } from "../support/engine.ts";
 
 const x86 = { name: "x86", provider: "local", system: "x86_64-linux", supportedFeatures: ["big-parallel"] };
@@ -123,6 +124,17 @@ describe("a fleet of local builders", () => {
     );
     expect(output).toMatch(/x86-smoke-test/);
     expect(output).not.toMatch(/arm-smoke-test/);
+  });
+
+  it("brings an emulation back that was taken away, and proves its builder again", async ({ skip }) => {
+    const owner = emulationOwner(fleet.stack, fleet.directory);
+    skip(emulation(owner, "aarch64-linux") !== "fleet", "the machine emulates by itself");
+    unregisterEmulation(owner, "aarch64-linux");
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).toBe(0);
+    expect(emulation(owner, "aarch64-linux")).toBe("fleet");
+    expect(output).toMatch(/arm-smoke-test/);
+    expect(output).not.toMatch(/x86-smoke-test/);
   });
 
   it("builds a person's own expression on the builders alone, through the CLI", async () => {

@@ -1,11 +1,13 @@
 import { readFileSync } from "node:fs";
 import { connect, createServer, type Server } from "node:net";
 import { execa } from "execa";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
+import { emulation } from "../../src/local/emulation.ts";
 import { startMachine } from "../../src/local/machine.ts";
-import { machineDirectory, planLocalBuilders } from "../../src/local/plan.ts";
+import { machineDirectory, planLocalBuilders, wantedGeneration } from "../../src/local/plan.ts";
 import { runningSshd } from "../../src/local/processes.ts";
+import { systems } from "../../src/nix/system.ts";
 import { keyPair, LocalFleet, type KeyPair } from "../support/localFleet.ts";
 
 describe("a builder that is to move to a port that something else listens on", () => {
@@ -91,6 +93,21 @@ describe("a connection that a key opened", () => {
     await startMachine({ ...fleet.builder("t-a").local, clientPublicKeys: keys }, "3");
     expect((await ssh("-O", "check", "t-a")).exitCode).toBe(0);
     await ssh("-O", "exit", "t-a");
+  });
+});
+
+describe("the generation of a builder", () => {
+  it("is the next one when it doesn't run, or runs without the emulation that it needs", async () => {
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const { directory, system } = fleet.builder("t-a").local;
+    const foreign = systems.find((one) => one !== system) ?? system;
+    const owner = `test-${process.pid}`;
+    expect(wantedGeneration(directory)).toBe("1");
+    const expected = emulation(owner, foreign) === "machine" ? "1" : "2";
+    expect(wantedGeneration(directory, { owner, system: foreign })).toBe(expected);
+    await fleet.kill("t-a");
+    expect(wantedGeneration(directory)).toBe("2");
   });
 });
 
