@@ -213,6 +213,9 @@ describe("a fleet of local builders", () => {
     expect(exitCode, stderr).toBe(0);
     expect(existsSync(`${machineDirectory(fleet.directory, "x86")}/root${stdout.trim()}`)).toBe(true);
     expect(readFileSync(`${fleet.project}/far`, "utf8")).toBe("far\n");
+    const elsewhere = await fleetCli("build", "--remote-store", "arm", ...words.slice(3));
+    expect(elsewhere.exitCode).not.toBe(0);
+    expect(elsewhere.stderr).toContain("fleet: that builder doesn't build for x86_64-linux; these do: x86");
     const unknown = await fleetCli("build", "--remote-store", "mips", "-E", expression);
     expect(unknown.exitCode).toBe(1);
     expect(unknown.stderr).toContain("has no builder 'mips'; its builders are x86, arm");
