@@ -6,12 +6,20 @@ import { awsBuilderFields, awsSchema, wrongAwsBuilder } from "./aws/schema.ts";
 import type { AwsBuilderFields, AwsFleetSpec } from "./aws/schema.ts";
 import { accessSchema, expiresSchema, hcloudBuilderFields, hcloudSchema, wrongCandidate } from "./hcloud/schema.ts";
 import type { AccessSpec, HcloudBuilderFields, HcloudFleetSpec } from "./hcloud/schema.ts";
-import type { BuildMachine } from "./nix/buildMachine.ts";
+import {
+  checkFeature,
+  checkHostName,
+  checkPath,
+  checkSshUser,
+  checkSystem,
+  type BuildMachine,
+} from "./nix/buildMachine.ts";
 import { cachix, checkCache, garnix, type Cache } from "./nix/caches.ts";
 import { defaultDirectory } from "./nix/forms.ts";
 import { InvalidValue } from "./nix/invalidValue.ts";
 import { nixbuildNet } from "./nix/nixbuildNet.ts";
 import { profileNames, type Profile } from "./nix/profiles.ts";
+import { checkClientKey, checkHostKey } from "./ssh/hostKey.ts";
 import { smokeLevels, type SmokeLevel } from "./smoke/verdict.ts";
 import { systems, type System } from "./nix/system.ts";
 
@@ -25,19 +33,13 @@ const name = z
   .string()
   .regex(/^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$/, "1 to 32 of a-z, 0-9 and '-', a letter first, no '-' last");
 
-const feature = z
-  .string()
-  .regex(
-    /^[A-Za-z0-9][A-Za-z0-9_.+-]*$/,
-    "letters, digits and '_.+-', no space and no comma, for instance big-parallel",
-  );
+const feature = checked(checkFeature);
 
 const port = z.int("a whole number").min(1, "1 to 65535").max(65535, "1 to 65535");
 
 const atLeastOne = z.int("a whole number of at least 1").min(1, "a whole number of at least 1");
 
-/** A path that can stand unquoted in ssh_config, in the machines file and in a Nix expression. */
-const absolutePath = z.string().regex(/^\/[A-Za-z0-9_.+/@-]*$/, "an absolute path of letters, digits and '_.+-@/'");
+const absolutePath = checked(checkPath);
 
 const everyBuilder = {
   name,
@@ -63,39 +65,26 @@ const localBuilder = z.strictObject({
 const existingBuilder = z.strictObject({
   ...everyBuilder,
   provider: z.literal("existing"),
-  address: z
-    .string()
-    .refine(
-      (text) => isIP(text) !== 0 || /^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$/.test(text),
-      "a DNS name or an IP address (IPv6 without brackets)",
-    ),
+  address: checked(checkHostName),
   port: port.default(22),
-  user: z
-    .string()
-    .regex(/^[a-z_][a-z0-9_-]{0,31}$/, "a user name of the host")
-    .default("nix-builder"),
-  hostKey: z
-    .string()
-    .regex(
-      /^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,2}( [^\n]*)?$/,
-      "the host's public key line, 'ssh-ed25519 AAAA…', as /etc/ssh/ssh_host_ed25519_key.pub on the host has it",
-    ),
+  user: checked(checkSshUser).default("nix-builder"),
+  hostKey: checked(
+    checkHostKey,
+    "the host's public key line, 'ssh-ed25519 AAAA…', whole, as /etc/ssh/ssh_host_ed25519_key.pub on the host has it",
+  ),
   sshKey: absolutePath.optional(),
 });
 
-const localSystems = z.array(z.string().regex(/^[a-z0-9_]+-[a-z0-9]+$/, "a Nix system, for instance aarch64-darwin"));
+const localSystems = z.array(checked(checkSystem));
 
 const profile = z.enum(profileNames, `one of ${profileNames.join(", ")}`);
 
 const client = z.strictObject({
   name,
-  publicKey: z
-    .string()
-    .regex(
-      /^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]+={0,2}( [^\n"]*)?$/,
-      "a public key line, 'ssh-ed25519 AAAA…', as id_ed25519.pub has it",
-    )
-    .optional(),
+  publicKey: checked(
+    checkClientKey,
+    "a public key line, 'ssh-ed25519 AAAA…', whole, as id_ed25519.pub has it",
+  ).optional(),
   profile: profile.optional(),
   localSystems: localSystems.optional(),
 });
@@ -297,7 +286,6 @@ function hostNamePart(stack: string): string {
 function expand(fleet: string, place: string, builder: Configuration["builders"][number]): BuilderSpec[] {
   if (builder.provider === "existing") {
     const { user, sshKey, hostKey, ...rest } = builder;
-    const key = hostKey.split(" ").slice(0, 2).join(" ");
     return [
       {
         ...rest,
@@ -306,7 +294,7 @@ function expand(fleet: string, place: string, builder: Configuration["builders"]
         alias: `${fleet}-${rest.name}`,
         user,
         sshKey,
-        hostKey: key,
+        hostKey,
       },
     ];
   }
@@ -362,7 +350,7 @@ function checkClients(configuration: Configuration): ClientSpec[] {
   }
   const specs = clients.map((entry) => ({
     name: entry.name,
-    publicKey: entry.publicKey?.split(" ").slice(0, 2).join(" "),
+    publicKey: entry.publicKey,
     profile: entry.profile ?? configuration.profile,
     localSystems: entry.localSystems ?? fleetSystems,
   }));
@@ -445,6 +433,23 @@ function refuseUnreachable(builders: readonly BuilderSpec[], { access, hcloud, a
         "remove publicAddress: false, or set aws.network: { subnetIds: [subnet-…] } to subnets with a NAT gateway that you can reach",
     );
   }
+}
+
+/**
+ * Text that the model's own check accepts, in the form that the check brings it into: what is rendered later is refused here.
+ *
+ * @param allowed What may stand there; default: the check's own words.
+ */
+function checked(check: (text: string) => string, allowed?: string) {
+  return z.string().transform((text, context) => {
+    try {
+      return check(text);
+    } catch (error) {
+      if (!(error instanceof InvalidValue)) throw error;
+      context.addIssue({ code: "custom", message: allowed ?? error.allowed, input: text });
+      return z.NEVER;
+    }
+  });
 }
 
 /** One sentence for one issue: key, value, what is allowed. */

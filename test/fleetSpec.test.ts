@@ -48,6 +48,36 @@ describe("a fleet's configuration", () => {
     expect(parse({ ...own, hostKey: `${hostKey} root@builder` }).builders[0]).toMatchObject({ hostKey });
   });
 
+  it("brings an address into the form in which ssh looks it up", () => {
+    expect(parse({ ...own, address: "Builder.Example.org" }).builders[0]).toMatchObject({
+      address: "builder.example.org",
+    });
+    expect(() =>
+      parse({ ...own, address: "Builder.example.org" }, { ...own, name: "b", address: "builder.example.org" }),
+    ).toThrow("'own' and 'b' are both at builder.example.org:22");
+  });
+
+  it("accepts whatever the model of a builder can be rendered from", () => {
+    const [builder] = parse({
+      ...own,
+      user: "Nix.Builder",
+      sshKey: "/home/jürgen/schlüssel",
+      supportedFeatures: ["gccarch-x86-64-v3", "uid:range"],
+    }).builders;
+    expect(builder).toMatchObject({ user: "Nix.Builder", sshKey: "/home/jürgen/schlüssel" });
+  });
+
+  it("accepts a client's key that lives in a security key, without its comment", () => {
+    const type = "sk-ssh-ed25519@openssh.com";
+    const blob = [type, "k".repeat(32), "ssh:"].map((part) => {
+      const bytes = Buffer.from(part);
+      return Buffer.concat([Buffer.from([0, 0, 0, bytes.length]), bytes]);
+    });
+    const publicKey = `${type} ${Buffer.concat(blob).toString("base64")}`;
+    const clients = [{ name: "ci", publicKey: `${publicKey} me@laptop` }];
+    expect(parseFleetSpec("dev", { builders: [x86], clients }, "/checkout").clients[0]).toMatchObject({ publicKey });
+  });
+
   it.each([
     ["1st", "fleet-1st-x86"],
     ["Org.Prod", "org-prod-x86"],
@@ -91,7 +121,7 @@ describe("what is wrong is said with key, value and what is allowed", () => {
     [
       "a feature with a comma",
       { builders: [{ ...x86, supportedFeatures: ["kvm,big-parallel"] }] },
-      'builders[0].supportedFeatures[0]: "kvm,big-parallel" is not allowed; allowed is letters, digits',
+      'builders[0].supportedFeatures[0]: "kvm,big-parallel" is not allowed; allowed is a word of letters, digits',
     ],
     [
       "a feature with a space",
@@ -114,6 +144,39 @@ describe("what is wrong is said with key, value and what is allowed", () => {
       "a host key that is none",
       { builders: [{ ...own, hostKey: "AAAA" }] },
       'builders[0].hostKey: "AAAA" is not allowed; allowed is the host\'s public key line',
+    ],
+    [
+      "a host key that was cut off in copying",
+      { builders: [{ ...own, hostKey: hostKey.slice(0, -8) }] },
+      "is not allowed; allowed is the host's public key line",
+    ],
+    [
+      "a host key of another type than it says",
+      { builders: [{ ...own, hostKey: hostKey.replace("ssh-ed25519", "ssh-rsa") }] },
+      "builders[0].hostKey: ",
+    ],
+    [
+      "an address that no client could write down",
+      { builders: [{ ...own, address: "builder..example.org" }] },
+      'builders[0].address: "builder..example.org" is not allowed; allowed is a DNS name',
+    ],
+    [
+      "a user that is none",
+      { builders: [{ ...own, user: "nix builder" }] },
+      'builders[0].user: "nix builder" is not allowed; allowed is a user name',
+    ],
+    [
+      "a client's key that was cut off",
+      { builders: [x86], clients: [{ name: "ci", publicKey: hostKey.slice(0, -8) }] },
+      "allowed is a public key line",
+    ],
+    [
+      "a certificate in place of a client's key",
+      {
+        builders: [x86],
+        clients: [{ name: "ci", publicKey: `ssh-ed25519-cert-v01@openssh.com ${hostKey.slice(12)}` }],
+      },
+      "clients[0].publicKey: ",
     ],
     [
       "no host key, as that would be trust on first use",

@@ -65,7 +65,10 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
     super("nix-builder-fleet:index:LocalMachine", name, {}, opts);
     const { spec } = args;
     const directory = machineDirectory(args.directory, spec.name);
-    const generation = wantedGeneration(directory);
+    const generation = wantedGeneration(
+      directory,
+      args.emulation && { owner: args.emulation.owner, system: spec.system },
+    );
     const identity = new SshIdentity(`${name}-host-key`, { parent: this });
     const description = pulumi
       .all([identity.privateKey, args.clientPublicKeys, args.adminPublicKey])

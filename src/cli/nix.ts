@@ -1,5 +1,6 @@
 /** Runs `nix-build` or `nix` through the fleet and nothing else. */
 import { accessSync, constants, existsSync, lstatSync, readFileSync, readlinkSync, rmSync, symlinkSync } from "node:fs";
+import { stripVTControlCharacters } from "node:util";
 import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
@@ -29,7 +30,10 @@ export async function runNix({ stack, program, words, remoteStore }: NixRun): Pr
   const store = clientStore(stack);
   const env = clientEnvironment({ clientDirectory, store });
   if (remoteStore !== undefined) {
-    return runInRemoteStore({ program, words, env, uri: storeUri(findBuilder(fleet, remoteStore)), store });
+    const uri = storeUri(findBuilder(fleet, remoteStore));
+    const names = recordedStatus(fleet).map(({ name }) => name);
+    const builders = fleet.builders.map((builder, index) => ({ ...builder, name: names[index] ?? builder.alias }));
+    return runInRemoteStore({ program, words, env, uri, store, explain: (said) => wrongRemoteStore(said, builders) });
   }
   const exitCode = await runAroundLostBuilders({ program, words, env, clientDirectory, machines: fleet.builders });
   if (store !== undefined && exitCode === 0) repointOutLinks(words, store);
@@ -85,10 +89,12 @@ interface RemoteRun {
   readonly env: Record<string, string>;
   readonly uri: string;
   readonly store: string | undefined;
+  /** What to add to what Nix said when it failed. */
+  readonly explain: (said: string) => string | undefined;
 }
 
 /** Evaluates here, builds everything in the builder's own store, then brings the results back. */
-async function runInRemoteStore({ program, words, env, uri, store }: RemoteRun): Promise<number> {
+async function runInRemoteStore({ program, words, env, uri, store, explain }: RemoteRun): Promise<number> {
   // Evaluation goes on in the store that the results come back to. The builder may build: there, it isn't this machine.
   const evalStore = env["NIX_REMOTE"] ?? "local";
   const remote = ["--store", uri, "--eval-store", evalStore, "--max-jobs", "auto", "--builders", ""];
@@ -100,11 +106,16 @@ async function runInRemoteStore({ program, words, env, uri, store }: RemoteRun):
     env,
     stdin: "inherit",
     stdout: "pipe",
-    stderr: "inherit",
+    // `nix` shows its progress on a terminal only.
+    stderr: program === "nix" ? "inherit" : ["inherit", "pipe"],
     reject: false,
   });
   if (build.code === "ENOENT") throw missing(program);
-  if (build.exitCode !== 0) return build.exitCode ?? 1;
+  if (build.exitCode !== 0) {
+    const sentence = explain(String(build.stderr));
+    if (sentence !== undefined) console.error(`fleet: ${sentence}`);
+    return build.exitCode ?? 1;
+  }
   const paths = build.stdout.split("\n").filter((line) => line.startsWith("/nix/store/"));
   if (paths.length > 0) {
     const copy = await execa("nix", ["copy", "--no-check-sigs", "--from", uri, ...paths], {
@@ -121,6 +132,34 @@ async function runInRemoteStore({ program, words, env, uri, store }: RemoteRun):
     });
   }
   return 0;
+}
+
+/**
+ * Why one builder could not do everything, where that is because of a system or feature, and which ones could.
+ *
+ * @param said What Nix printed (2.8 to 2.34).
+ * @param builders All of the stack.
+ * @returns One sentence; `undefined`: it failed for another reason.
+ */
+export function wrongRemoteStore(
+  said: string,
+  builders: readonly (Pick<BuildMachine, "systems" | "supportedFeatures" | "mandatoryFeatures"> & { name: string })[],
+): string | undefined {
+  const required = /(?:\ba|Required system:) '([^']+)' with features \{([^}]*)\}/.exec(stripVTControlCharacters(said));
+  if (required === null) return undefined;
+  const [, system = "", list = ""] = required;
+  const features = list.split(",").map((feature) => feature.trim());
+  const named = features.filter((feature) => feature !== "");
+  const able = builders.filter(
+    (builder) =>
+      builder.systems.includes(system) &&
+      named.every((feature) => [...builder.supportedFeatures, ...builder.mandatoryFeatures].includes(feature)) &&
+      builder.mandatoryFeatures.every((feature) => named.includes(feature)),
+  );
+  const what = `${system}${named.length === 0 ? "" : ` with ${named.join(", ")}`}`;
+  return able.length === 0
+    ? `no builder of this stack builds for ${what}`
+    : `that builder doesn't build for ${what}; these do: ${able.map(({ name }) => name).join(", ")}`;
 }
 
 function findBuilder(fleet: UsableFleet, name: string): UsableFleet["builders"][number] {

@@ -18,7 +18,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
 import { localMachineFiles, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
-import { marksOfMachine, runningSshd, stopProcesses } from "./processes.ts";
+import { marksOfMachine, runningSshd, stopProcesses, stopSessions } from "./processes.ts";
 import { systems } from "../nix/system.ts";
 import type { LocalMachine } from "./spec.ts";
 import { findLocalTools } from "./tools.ts";
@@ -38,6 +38,7 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   if (machine.emulatedFor !== undefined) registerEmulation(machine.emulatedFor, machine.system);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   for (const folder of ["root", "state", "log"]) mkdirSync(`${directory}/${folder}`, { recursive: true });
+  const keys = read(`${directory}/authorized_keys`).split("\n");
   const before = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
   for (const [name, { text, mode }] of Object.entries(localMachineFiles(machine, tools, thisAccount(directory)))) {
     writeFileSync(`${directory}/${name}`, text, { mode });
@@ -47,6 +48,9 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   const after = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
   if (runningSshd(directory) !== undefined && before !== after) await stopProcesses(marksOfMachine(directory));
   if (runningSshd(directory) === undefined) await startSshd(tools.sshd, machine);
+  // Keys are asked for when a connection begins; one that a key opened which counts no more would go on for as long as it is kept.
+  const present = read(`${directory}/authorized_keys`).split("\n");
+  if (keys.some((key) => !present.includes(key))) await stopSessions(directory);
   writeFileSync(`${directory}/generation`, generation);
 }
 

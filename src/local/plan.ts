@@ -21,8 +21,10 @@ export interface LocalPlan {
 /**
  * Looks at what the fleet needs here: for local builders Nix, sshd, a shell, an emulation, a free port; for others their key.
  *
+ * A builder that can't be emulated here is left out; one that is here already isn't, because that would delete it.
+ *
  * @param directory Folder of the stack's local builders.
- * @throws MissingTool or Error, in words, when a builder of this machine's own system can't be made.
+ * @throws MissingTool or Error, in words, when a builder of this machine's own system can't be made, or one that is here can't go on.
  */
 export async function planLocalBuilders(spec: FleetSpec, directory: string): Promise<LocalPlan> {
   const leftOut: string[] = [];
@@ -33,6 +35,13 @@ export async function planLocalBuilders(spec: FleetSpec, directory: string): Pro
   for (const builder of spec.builders) {
     if (builder.provider === "local") {
       const obstacle = foreignObstacle(owner, builder);
+      if (obstacle !== undefined && existsSync(machineDirectory(directory, builder.name))) {
+        // To leave it out now would be to delete what it built.
+        throw new MissingTool(
+          `builder '${builder.name}' (${builder.system}) can't go on: ${obstacle}; ` +
+            "mend that, or take the builder out of the configuration to have it and its store deleted",
+        );
+      }
       if (obstacle !== undefined) {
         leftOut.push(`builder '${builder.name}' (${builder.system}) is left out: ${obstacle}`);
         continue;
@@ -69,11 +78,21 @@ export function machineDirectory(directory: string, name: string): string {
   return `${directory}/machines/${name}`;
 }
 
-/** The generation that a builder is to have: the one it has while it runs, the next one otherwise. */
-export function wantedGeneration(directory: string): string {
+/**
+ * The generation that a builder is to have: the one it has while it runs, the next one otherwise.
+ *
+ * @param emulated The emulation that the fleet registered for it, without which it runs no build; `undefined`: it needs none.
+ */
+export function wantedGeneration(
+  directory: string,
+  emulated?: { readonly owner: string; readonly system: System },
+): string {
   const path = `${directory}/generation`;
   const generation = existsSync(path) ? Number(readFileSync(path, "utf8")) : 0;
-  return String(runningSshd(directory) === undefined ? generation + 1 : generation);
+  const runs =
+    runningSshd(directory) !== undefined &&
+    (emulated === undefined || emulation(emulated.owner, emulated.system) !== "none");
+  return String(runs ? generation : generation + 1);
 }
 
 function refuseUnreadableKey(name: string, path: string): void {

@@ -35,10 +35,27 @@ export function marksOfMachine(directory: string): readonly string[] {
  * @throws Error when something still runs after ten seconds.
  */
 export async function stopProcesses(marks: readonly string[]): Promise<void> {
-  await stop((known) => processesOf(marks, known));
+  const marked = ({ pid, command }: Process): boolean => marks.some((mark) => command.includes(mark)) && isOurs(pid);
+  await stop((known) => processesOf(marked, known));
 }
 
-/** Stops what these marks find until nothing is left; `find` is told of the processes that it found before. */
+/**
+ * Ends the connections that a builder's sshd has now, with the builds that run over them; the sshd goes on listening.
+ *
+ * @throws Error as `stopProcesses`
+ */
+export async function stopSessions(directory: string): Promise<void> {
+  const sshd = runningSshd(directory);
+  // Those of now: who connects from here on is held to the present keys.
+  const sessions = new Set(
+    processes()
+      .filter(({ parent }) => parent === sshd)
+      .map(({ pid }) => pid),
+  );
+  await stop((known) => processesOf(({ pid }) => sessions.has(pid), known));
+}
+
+/** Stops what `find` finds until that is nothing; it is told of the processes that it found before. */
 async function stop(find: (known: ReadonlySet<number>) => Process[]): Promise<void> {
   // Descendants lose their parent with the first signal: they are remembered.
   const known = new Set<number>();
@@ -58,8 +75,8 @@ async function stop(find: (known: ReadonlySet<number>) => Process[]): Promise<vo
   }
 }
 
-/** Processes with a mark in their command line or known by pid, and all that descend from them. */
-function processesOf(marks: readonly string[], known: ReadonlySet<number>): Process[] {
+/** Processes that are meant or known by pid, and all that descend from them. */
+function processesOf(isMeant: (process: Process) => boolean, known: ReadonlySet<number>): Process[] {
   const all = processes();
   const found = new Map<number, Process>();
   const add = (process: Process): void => {
@@ -68,8 +85,7 @@ function processesOf(marks: readonly string[], known: ReadonlySet<number>): Proc
     for (const child of all) if (child.parent === process.pid) add(child);
   };
   for (const process of all) {
-    const marked = marks.some((mark) => process.command.includes(mark)) && isOurs(process.pid);
-    if (marked || known.has(process.pid)) add(process);
+    if (isMeant(process) || known.has(process.pid)) add(process);
   }
   return [...found.values()].filter(({ pid }) => pid !== globalThis.process.pid);
 }

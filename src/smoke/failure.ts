@@ -65,7 +65,8 @@ const symptoms: readonly Symptom[] = [
     mayPass: false,
   },
   {
-    pattern: /clone\(?\)?.*|unable to .*namespace|user namespaces?|cannot .*sandbox|sandbox.*not supported/i,
+    pattern:
+      /cloning builder process|\bclone\(|unable to .*namespace|user namespaces?|cannot .*sandbox|sandbox.*not supported/i,
     reason: "its Nix can't set up the build sandbox; the kernel must allow user namespaces",
     mayPass: false,
   },

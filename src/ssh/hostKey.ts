@@ -9,7 +9,8 @@ import { InvalidValue } from "../nix/invalidValue.ts";
 /** Key types that sshd offers without certificates. DSA is left out: OpenSSH refuses it by default since 7.0. */
 const keyTypes = ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa"];
 
-const allowed = `one OpenSSH public key line: a type (${keyTypes.join(", ")}), a space, the key in base64`;
+/** Key types that a person may log in with besides: those of security keys (FIDO). */
+const securityKeyTypes = ["sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com"];
 
 /**
  * The OpenSSH line in its shortest form: type and key, without comment and line end.
@@ -20,13 +21,16 @@ const allowed = `one OpenSSH public key line: a type (${keyTypes.join(", ")}), a
  * @throws InvalidValue if it isn't exactly one public key line whose inner type is the one that it says
  */
 export function checkHostKey(hostKey: string, field = "hostKey"): string {
-  const line = hostKey.replace(/\r?\n$/, "");
-  const [type, key] = line.split(/[ \t]+/);
-  const oneLine = !/[\r\n\0]/.test(line);
-  if (oneLine && type !== undefined && keyTypes.includes(type) && key !== undefined && keyTypeOf(key) === type) {
-    return `${type} ${key}`;
-  }
-  throw new InvalidValue(field, hostKey, allowed);
+  return checkPublicKey(hostKey, field, keyTypes);
+}
+
+/**
+ * The same for the key that a client logs in with, which may also live in a security key.
+ *
+ * @throws InvalidValue as `checkHostKey`
+ */
+export function checkClientKey(publicKey: string, field = "publicKey"): string {
+  return checkPublicKey(publicKey, field, [...keyTypes, ...securityKeyTypes]);
 }
 
 /**
@@ -49,6 +53,20 @@ export function toHostKey(publicHostKey: string, field = "publicHostKey"): strin
     throw new InvalidValue(field, publicHostKey, "the base64 of an OpenSSH public host key line");
   }
   return checkHostKey(line.toString("utf8"), field);
+}
+
+function checkPublicKey(publicKey: string, field: string, types: readonly string[]): string {
+  const line = publicKey.replace(/\r?\n$/, "");
+  const [type, key] = line.split(/[ \t]+/);
+  const oneLine = !/[\r\n\0]/.test(line);
+  if (oneLine && type !== undefined && types.includes(type) && key !== undefined && keyTypeOf(key) === type) {
+    return `${type} ${key}`;
+  }
+  throw new InvalidValue(
+    field,
+    publicKey,
+    `one OpenSSH public key line: a type (${types.join(", ")}), a space, the key in base64`,
+  );
 }
 
 /** The type that stands inside the key's own encoding (RFC 4253, 6.6), or `undefined` where there is none. */

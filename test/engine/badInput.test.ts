@@ -37,6 +37,13 @@ describe("what can be known beforehand ends before anything is made", () => {
     );
   });
 
+  it("a host key that was cut off in copying, for which no client could be configured", async () => {
+    const own = { name: "own", provider: "existing", system: "x86_64-linux", address: "127.0.0.9" };
+    expect(await refusal({ builders: [{ ...own, hostKey: anotherHostKey.slice(0, -8) }] })).toContain(
+      "is not allowed; allowed is the host's public key line",
+    );
+  });
+
   it("a key that doesn't exist, together with whatever else is wrong", async () => {
     const output = await refusal({ bulders: [x86], smokeTimeout: 0 });
     expect(output).toContain("unknown key 'bulders'");

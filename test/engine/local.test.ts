@@ -5,7 +5,8 @@ import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { runningSshd } from "../../src/local/processes.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
-import { machineDirectory } from "../../src/local/plan.ts";
+import { emulation, unregisterEmulation } from "../../src/local/emulation.ts";
+import { emulationOwner, machineDirectory } from "../../src/local/plan.ts";
 import { TestDeployment } from "../support/engine.ts";
 
 const x86 = { name: "x86", provider: "local", system: "x86_64-linux", supportedFeatures: ["big-parallel"] };
@@ -125,6 +126,17 @@ describe("a fleet of local builders", () => {
     expect(output).not.toMatch(/arm-smoke-test/);
   });
 
+  it("brings an emulation back that was taken away, and proves its builder again", async ({ skip }) => {
+    const owner = emulationOwner(fleet.stack, fleet.directory);
+    skip(emulation(owner, "aarch64-linux") !== "fleet", "the machine emulates by itself");
+    unregisterEmulation(owner, "aarch64-linux");
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).toBe(0);
+    expect(emulation(owner, "aarch64-linux")).toBe("fleet");
+    expect(output).toMatch(/arm-smoke-test/);
+    expect(output).not.toMatch(/x86-smoke-test/);
+  });
+
   it("builds a person's own expression on the builders alone, through the CLI", async () => {
     const expression = `derivation { name = "own-${fleet.stack}"; system = "aarch64-linux"; builder = "/bin/sh"; args = [ "-c" "echo built > $out" ]; }`;
     const { exitCode, stdout, stderr } = await fleetCli("build", "-E", expression, "--option", "substituters", "");
@@ -201,6 +213,9 @@ describe("a fleet of local builders", () => {
     expect(exitCode, stderr).toBe(0);
     expect(existsSync(`${machineDirectory(fleet.directory, "x86")}/root${stdout.trim()}`)).toBe(true);
     expect(readFileSync(`${fleet.project}/far`, "utf8")).toBe("far\n");
+    const elsewhere = await fleetCli("build", "--remote-store", "arm", ...words.slice(3));
+    expect(elsewhere.exitCode).not.toBe(0);
+    expect(elsewhere.stderr).toContain("fleet: that builder doesn't build for x86_64-linux; these do: x86");
     const unknown = await fleetCli("build", "--remote-store", "mips", "-E", expression);
     expect(unknown.exitCode).toBe(1);
     expect(unknown.stderr).toContain("has no builder 'mips'; its builders are x86, arm");
@@ -223,6 +238,32 @@ describe("a fleet of local builders", () => {
     expect(fewer.exitCode, fewer.output).toBe(0);
     expect(existsSync(machineDirectory(fleet.directory, "x86-2"))).toBe(false);
     expect(runningSshd(machineDirectory(fleet.directory, "x86"))).toBe(sshd);
+  });
+
+  it("ends a removed client's open connection, and lets it open no other", async () => {
+    const ssh = (...words: string[]) =>
+      execa(
+        "ssh",
+        [
+          "-F",
+          `${fleet.project}/ci/ssh_config`,
+          "-o",
+          `ControlPath=${fleet.project}/shared`,
+          ...words,
+          `${fleet.stack}-x86`,
+          "id",
+        ],
+        { all: true, reject: false, stdin: "ignore" },
+      );
+    const open = await ssh("-o", "ControlMaster=yes", "-o", "ControlPersist=300");
+    expect(open.all).toContain("may only speak the Nix store protocols");
+    const sshd = runningSshd(machineDirectory(fleet.directory, "x86"));
+    fleet.configure({ builders: [x86, arm] });
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).toBe(0);
+    expect((await ssh("-o", "ControlMaster=no")).all).toContain("Permission denied");
+    expect(runningSshd(machineDirectory(fleet.directory, "x86"))).toBe(sshd);
+    expect((await fleetCli("status")).exitCode).toBe(0);
   });
 
   it("leaves nothing behind", async () => {

@@ -1,9 +1,10 @@
 import { execFileSync } from "node:child_process";
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
 import { emulation, emulationObstacle, registerEmulation, unregisterEmulation } from "../../src/local/emulation.ts";
-import { planLocalBuilders } from "../../src/local/plan.ts";
+import { machineDirectory, planLocalBuilders } from "../../src/local/plan.ts";
 import { findLocalTools } from "../../src/local/tools.ts";
 import { systems, systemOfThisMachine } from "../../src/nix/system.ts";
 
@@ -58,6 +59,22 @@ describe("an ordinary user on a machine without emulation", () => {
     ]);
     expect(plan.emulated).toEqual([]);
     return undefined;
+  });
+
+  it("does not lose a builder that is here already, with all it built, when its emulation can't be had any more", async () => {
+    vi.spyOn(process, "getuid").mockReturnValue(1000);
+    if (emulationObstacle(owner, foreign) === undefined) return;
+    const directory = mkdtempSync(`${tmpdir()}/fleet-plan-`);
+    mkdirSync(machineDirectory(directory, "arm"), { recursive: true });
+    const builders = [
+      { name: "x86", provider: "local", system: native },
+      { name: "arm", provider: "local", system: foreign },
+    ];
+    const spec = parseFleetSpec(owner, { builders }, directory);
+    await expect(planLocalBuilders(spec, directory)).rejects.toThrow(
+      /^builder 'arm' \(.*-linux\) can't go on: .*; mend that, or take the builder out of the configuration/,
+    );
+    rmSync(directory, { recursive: true });
   });
 
   it("is told so when no builder is left at all", async () => {

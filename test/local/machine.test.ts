@@ -1,11 +1,14 @@
 import { readFileSync } from "node:fs";
 import { connect, createServer, type Server } from "node:net";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { execa } from "execa";
+import { afterEach, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
+import { emulation } from "../../src/local/emulation.ts";
 import { startMachine } from "../../src/local/machine.ts";
-import { machineDirectory, planLocalBuilders } from "../../src/local/plan.ts";
+import { machineDirectory, planLocalBuilders, wantedGeneration } from "../../src/local/plan.ts";
 import { runningSshd } from "../../src/local/processes.ts";
-import { LocalFleet } from "../support/localFleet.ts";
+import { systems } from "../../src/nix/system.ts";
+import { keyPair, LocalFleet, type KeyPair } from "../support/localFleet.ts";
 
 describe("a builder that is to move to a port that something else listens on", () => {
   let fleet: LocalFleet;
@@ -49,6 +52,62 @@ describe("a builder that is to move to a port that something else listens on", (
     expect(machineDirectory(fleet.directory, "0")).toBe(local.directory);
     await expect(plan(local.port)).resolves.toMatchObject({ leftOut: [] });
     await expect(plan(port)).rejects.toThrow(`builder '0': ${local.address} port ${port} can't be listened on`);
+  });
+});
+
+describe("a connection that a key opened", () => {
+  let fleet: LocalFleet;
+  let revoked: KeyPair;
+  beforeEach(async () => {
+    fleet = await LocalFleet.start({ alias: "t-a" });
+    revoked = keyPair(fleet.directory);
+    const { local } = fleet.builder("t-a");
+    await startMachine({ ...local, clientPublicKeys: [fleet.client.publicKey, revoked.publicKey] }, "2");
+    fleet.writeClient(undefined, revoked.privateKey);
+  });
+  afterEach(() => fleet.stop());
+
+  const ssh = (...words: string[]) =>
+    execa(
+      "ssh",
+      ["-F", `${fleet.clientDirectory}/ssh_config`, "-o", `ControlPath=${fleet.directory}/shared`, ...words],
+      { all: true, reject: false, stdin: "ignore" },
+    );
+  /** Opens a connection for others to share, and waits until they can. */
+  const share = async (): Promise<void> => {
+    expect((await ssh("-o", "ControlMaster=yes", "-o", "ControlPersist=60", "t-a", "id")).all).toContain("refused");
+    expect((await ssh("-O", "check", "t-a")).exitCode).toBe(0);
+  };
+
+  it("ends when the key counts no more, and the builder listens all the while", async () => {
+    await share();
+    const sshd = fleet.sshd("t-a");
+    await startMachine(fleet.builder("t-a").local, "3");
+    expect((await ssh("-o", "ControlMaster=no", "t-a", "id")).all).toContain("Permission denied");
+    expect(fleet.sshd("t-a")).toBe(sshd);
+  });
+
+  it("goes on when another key comes in", async () => {
+    await share();
+    const keys = [fleet.client.publicKey, revoked.publicKey, keyPair(fleet.directory).publicKey];
+    await startMachine({ ...fleet.builder("t-a").local, clientPublicKeys: keys }, "3");
+    expect((await ssh("-O", "check", "t-a")).exitCode).toBe(0);
+    await ssh("-O", "exit", "t-a");
+  });
+});
+
+describe("the generation of a builder", () => {
+  it("is the next one when it doesn't run, or runs without the emulation that it needs", async () => {
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const { directory, system } = fleet.builder("t-a").local;
+    const foreign = systems.find((one) => one !== system) ?? system;
+    const owner = `test-${process.pid}`;
+    expect(wantedGeneration(directory)).toBe("1");
+    const expected = emulation(owner, foreign) === "machine" ? "1" : "2";
+    expect(wantedGeneration(directory, { owner, system: foreign })).toBe(expected);
+    await fleet.kill("t-a");
+    expect(wantedGeneration(directory)).toBe("2");
   });
 });
 

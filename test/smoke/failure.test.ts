@@ -31,11 +31,18 @@ describe("the reason of a failed build, in words", () => {
       false,
     ],
     ["error: protocol mismatch with 'x86'", "no Nix answers", true],
+    ["error: cloning builder process: Operation not permitted", "user namespaces", false],
+    ["error: clone() failed: Operation not permitted", "user namespaces", false],
     ["error: writing to file: No space left on device", "disk is full", false],
   ])("%s", (output, reason, mayPass) => {
     const failure = explainFailure(output);
     expect(failure.reason).toContain(reason);
     expect(failure.mayPass).toBe(mayPass);
+  });
+
+  it("does not blame the sandbox for a build that clones something", () => {
+    const { reason } = explainFailure("Cloning into 'source'...\nerror: git clone failed\nerror: builder failed");
+    expect(reason).not.toContain("sandbox");
   });
 
   it("shows the last lines of what it doesn't know", () => {

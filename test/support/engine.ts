@@ -1,6 +1,7 @@
 /** Deployments for tests: the real CLI, engine, plugins and builders, in a project folder and backend of their own. */
 import {
   copyFileSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -126,11 +127,8 @@ export class TestDeployment {
 
   /** Everything of the stack that is on this machine now; empty after a destroy. */
   leftovers(): string[] {
-    const stacks = join(checkout, ".fleet", "stacks");
     return [
-      ...readdirSync(stacks, { withFileTypes: true })
-        .filter(({ name }) => name === this.stack)
-        .map(({ name }) => `folder ${name}`),
+      ...(existsSync(this.directory) ? [`folder ${this.directory}`] : []),
       ...processesNaming(this.stack),
       ...registrations(emulationOwner(this.stack, this.directory)),
     ];

@@ -1,0 +1,42 @@
+import { describe, expect, it } from "vitest";
+import { wrongRemoteStore } from "../../src/cli/nix.ts";
+
+const builder = (name: string, system: string, supportedFeatures: string[] = [], mandatoryFeatures: string[] = []) => ({
+  name,
+  systems: [system],
+  supportedFeatures,
+  mandatoryFeatures,
+});
+const builders = [
+  builder("x86", "x86_64-linux", ["big-parallel"]),
+  builder("arm", "aarch64-linux"),
+  builder("gpu", "aarch64-linux", [], ["cuda"]),
+];
+
+/** What Nix 2.8 and Nix 2.34 print when a remote store lacks what a derivation requires. */
+const old = (system: string, features = "") =>
+  `error: a '${system}' with features {${features}} is required to build '/nix/store/x.drv', but I am a 'x86_64-linux' with features {big-parallel}`;
+const current = (system: string, features = "") =>
+  `error: Cannot build '/nix/store/x.drv'.\n       Reason: \u001b[31mrequired system or feature not available\u001b[0m\n       ` +
+  `Required system: '\u001b[35m${system}\u001b[0m' with features {${features}}\n       Current system: 'x86_64-linux' with features {}`;
+
+describe.each([
+  ["2.8", old],
+  ["2.34", current],
+])("a remote store that can't build what it was given, under Nix %s", (_, said) => {
+  it("is told from those that can", () => {
+    expect(wrongRemoteStore(said("aarch64-linux"), builders)).toBe(
+      "that builder doesn't build for aarch64-linux; these do: arm",
+    );
+    expect(wrongRemoteStore(said("aarch64-linux", "cuda"), builders)).toBe(
+      "that builder doesn't build for aarch64-linux with cuda; these do: gpu",
+    );
+    expect(wrongRemoteStore(said("x86_64-linux", "kvm, big-parallel"), builders)).toBe(
+      "no builder of this stack builds for x86_64-linux with kvm, big-parallel",
+    );
+  });
+});
+
+it("says nothing of a build that failed by itself", () => {
+  expect(wrongRemoteStore("error: builder for '/nix/store/x.drv' failed with exit code 1", builders)).toBeUndefined();
+});
