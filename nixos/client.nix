@@ -134,7 +134,7 @@ in
     };
     sshKey = mkOption {
       type = types.str;
-      default = "/etc/nix/nix-builder-fleet_ed25519";
+      default = "/etc/nix/fleet/id_ed25519";
       description = "Path of the client's private key on this machine, readable by root only and outside of the Nix store.";
     };
     profile = mkOption {

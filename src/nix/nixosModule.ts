@@ -3,12 +3,10 @@ import { toHostKey } from "../ssh/hostKey.ts";
 import { knownHostNames } from "../ssh/knownHosts.ts";
 import { renderSshConfig } from "../ssh/sshConfig.ts";
 import { checkBuildMachines, checkPath, type BuildMachine } from "./buildMachine.ts";
+import { defaultSshKey } from "./clientFiles.ts";
 import type { NixSettings } from "./nixConf.ts";
 import { NixExpression, NixString, renderNix, type NixValue } from "./nixExpression.ts";
 import { applyProfile, type ProfileOptions } from "./profiles.ts";
-
-/** Where the NixOS and nix-darwin modules expect the client's private key unless told otherwise. */
-export const defaultSshKey = "/etc/nix/nix-builder-fleet_ed25519";
 
 export interface SystemModuleOptions extends ProfileOptions {
   /** Path, on the client, of the private key. Default: `defaultSshKey`. */
