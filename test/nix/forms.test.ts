@@ -63,7 +63,9 @@ describe("the forms", () => {
     const options = { caches: [garnix] };
     const settings = parseNixConf(forms.nixConf.render([x86], options));
     expect(settings.get("extra-substituters")).toBe("https://cache.garnix.io");
-    expect(forms.nixosModule.render([x86], options)).toContain(`extra-trusted-public-keys = "${garnix.publicKey}";`);
+    expect(forms.nixosModule.render([x86], options)).toContain(
+      `extra-trusted-public-keys = [\n      "${garnix.publicKey}"\n    ];`,
+    );
   });
 
   test("include the fleet itself, which is read back to an equal one", () => {

@@ -8,9 +8,13 @@ in
   nix.distributedBuilds = true;
   nix.settings = {
     builders-use-substitutes = true;
-    max-jobs = "auto";
-    extra-substituters = "https://cache.garnix.io";
-    extra-trusted-public-keys = "cache.garnix.io:CTFPyKSLcx5RMJKfLo5EEPUObbA78b0YQ2DTCJXqr9g=";
+    max-jobs = lib.mkOverride 900 "auto";
+    extra-substituters = [
+      "https://cache.garnix.io"
+    ];
+    extra-trusted-public-keys = [
+      "cache.garnix.io:CTFPyKSLcx5RMJKfLo5EEPUObbA78b0YQ2DTCJXqr9g="
+    ];
   };
   nix.buildMachines = [
     {
