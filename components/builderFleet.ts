@@ -148,6 +148,7 @@ export class BuilderFleet extends pulumi.ComponentResource {
         directory: `${directory}/client`,
         machines: this.buildMachines,
         maxSessions: spec.maxSessions,
+        caches: spec.caches,
         privateKey: this.clientIdentity.privateKey,
       },
       onThisMachine,

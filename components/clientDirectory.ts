@@ -1,8 +1,9 @@
 /** The emitted client files on this machine: what the smoke test and `npx fleet` use, gone with the stack. */
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
+import { clientDirectoryFiles } from "../src/client/directory.ts";
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
-import { clientFiles, clientKeyName } from "../src/nix/clientFiles.ts";
+import type { Cache } from "../src/nix/caches.ts";
 import { commandDefaults, scriptCommand } from "./checkout.ts";
 
 /** Arguments of a `ClientDirectory`. */
@@ -12,6 +13,8 @@ export interface ClientDirectoryArgs {
   readonly machines: pulumi.Input<readonly BuildMachine[]>;
   /** Sessions on one connection, see `FleetSpec`. */
   readonly maxSessions: number | undefined;
+  /** Binary caches beside the fleet. */
+  readonly caches: readonly Cache[];
   /** OpenSSH private key of the client. */
   readonly privateKey: pulumi.Input<string>;
 }
@@ -23,14 +26,13 @@ export class ClientDirectory extends pulumi.ComponentResource {
 
   constructor(name: string, args: ClientDirectoryArgs, opts?: pulumi.ComponentResourceOptions) {
     super("nix-builder-fleet:index:ClientDirectory", name, {}, opts);
-    const { directory, maxSessions } = args;
+    const { directory, maxSessions, caches } = args;
     const write = scriptCommand("client/main.ts", "write", directory);
-    const files = pulumi.all([args.machines, args.privateKey]).apply(([machines, privateKey]) =>
-      JSON.stringify({
-        ...clientFiles(machines, { directory, ...(maxSessions !== undefined && { maxSessions }) }),
-        [clientKeyName]: privateKey,
-      }),
-    );
+    const files = pulumi
+      .all([args.machines, args.privateKey])
+      .apply(([machines, privateKey]) =>
+        JSON.stringify(clientDirectoryFiles(machines, { directory, maxSessions, caches, privateKey })),
+      );
     const written = new command.Command(
       name,
       {

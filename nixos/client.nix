@@ -2,15 +2,15 @@
 # For NixOS and nix-darwin alike. It configures what the form `nixosModule` writes out; the tests hold the two against each other.
 { config, lib, ... }:
 let
-  inherit (lib) mkIf mkOption types;
+  inherit (lib) mkIf mkOption mkOverride types;
   cfg = config.nix.builderFleet;
 
-  fleet = builtins.fromJSON (builtins.readFile cfg.file);
-  addSystems = machine: machine // { systems = builtins.filter (s: !(builtins.elem s cfg.localSystems)) machine.systems; };
+  fleet = map checked (builtins.fromJSON (builtins.readFile cfg.file));
+  withoutLocalSystems = machine: machine // { systems = builtins.filter (s: !(builtins.elem s cfg.localSystems)) machine.systems; };
   builders =
     {
       offline = [ ];
-      local-first = builtins.filter (machine: machine.systems != [ ]) (map addSystems fleet);
+      local-first = builtins.filter (machine: machine.systems != [ ]) (map withoutLocalSystems fleet);
     }
     .${toString cfg.profile} or fleet;
   maxJobs = {
@@ -19,6 +19,35 @@ let
     local-first = "auto";
     offline = "auto";
   };
+
+  # The file's strings go unquoted into ssh_config and Nix's list of builders, where a space or line end would start something else.
+  # What is allowed: src/nix/buildMachine.ts.
+  checked =
+    machine:
+    let
+      check =
+        field: pattern: value:
+        if builtins.isString value && builtins.match pattern value != null then
+          value
+        else
+          throw "nix.builderFleet.file: ${field} is ${builtins.toJSON value}, which no builder can have.";
+      number = field: value: if builtins.isInt value then value else throw "nix.builderFleet.file: ${field} must be a whole number.";
+      word = "[A-Za-z0-9][A-Za-z0-9._+:-]*";
+    in
+    machine
+    // {
+      alias = check "alias" "[a-z]([a-z0-9-]*[a-z0-9])?" machine.alias;
+      hostName = check "hostName" "[A-Za-z0-9_.:-]+" machine.hostName;
+      port = number "port" machine.port;
+      maxJobs = number "maxJobs" machine.maxJobs;
+      protocol = check "protocol" "ssh|ssh-ng" machine.protocol;
+      sshUser = check "sshUser" "[A-Za-z_][A-Za-z0-9_.-]*" machine.sshUser;
+      systems = map (check "systems" "[A-Za-z0-9_]+(-[A-Za-z0-9_]+)+") machine.systems;
+      supportedFeatures = map (check "supportedFeatures" word) machine.supportedFeatures;
+      mandatoryFeatures = map (check "mandatoryFeatures" word) machine.mandatoryFeatures;
+      publicHostKey = check "publicHostKey" "[A-Za-z0-9+/]+=*" machine.publicHostKey;
+    }
+    // (if machine ? sshKey then { sshKey = check "sshKey" "/[^][:space:]%$\"'\\#;{}]*" machine.sshKey; } else { });
 
   buildMachine = machine: {
     hostName = machine.alias;
@@ -134,13 +163,24 @@ in
     };
     sshKey = mkOption {
       type = types.str;
-      default = "/etc/nix/nix-builder-fleet_ed25519";
+      default = "/etc/nix/fleet/id_ed25519";
       description = "Path of the client's private key on this machine, readable by root only and outside of the Nix store.";
     };
     profile = mkOption {
       type = types.nullOr (types.enum [ "remote-only" "balanced" "local-first" "offline" ]);
       default = null;
       description = "What this machine leaves to the fleet: see docs/clients.md. `null`: its own `max-jobs` stays as it is.";
+    };
+    caches = mkOption {
+      type = types.listOf (types.attrsOf types.str);
+      default = [ ];
+      example = [
+        {
+          url = "https://nix-community.cachix.org";
+          publicKey = "nix-community.cachix.org-1:mB9FSh9qf2dCimDSUo8Zy7bkq5CX+/rkCWyvRCYg3Fs=";
+        }
+      ];
+      description = "Binary caches beside the fleet, as `caches` in the stack's output `clientSettings` lists them.";
     };
     localSystems = mkOption {
       type = types.listOf types.str;
@@ -156,11 +196,22 @@ in
   };
 
   config = mkIf (cfg.file != null) {
-    nix.distributedBuilds = builders != [ ];
+    # Only ever switched on: a person's own builders stay in use without those of the fleet.
+    nix.distributedBuilds = mkIf (builders != [ ]) true;
     nix.settings = {
       builders-use-substitutes = true;
     }
-    // (if cfg.profile == null then { } else { max-jobs = maxJobs.${cfg.profile}; });
+    # Weaker than what a person sets, stronger than the mkDefault of hardware configurations that older NixOS generated.
+    // (if cfg.profile == null then { } else { max-jobs = mkOverride 900 maxJobs.${cfg.profile}; })
+    // (
+      if cfg.caches == [ ] then
+        { }
+      else
+        {
+          extra-substituters = map (cache: cache.url) cfg.caches;
+          extra-trusted-public-keys = map (cache: cache.publicKey) cfg.caches;
+        }
+    );
     nix.buildMachines =
       if cfg.profile == "local-first" && cfg.localSystems == [ ] then
         throw "nix.builderFleet.profile is local-first, which needs nix.builderFleet.localSystems."

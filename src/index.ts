@@ -6,8 +6,8 @@ import { readAwsAccess, readFleetSpec, readHcloudAccess } from "./config.ts";
 import { ConfigurationError, type FleetSpec } from "./fleetSpec.ts";
 import { planLocalBuilders } from "./local/plan.ts";
 import { MissingTool } from "./local/tools.ts";
-import { clientKeyName } from "./nix/clientFiles.ts";
-import { forms, type FormName, type FormOptions } from "./nix/forms.ts";
+import { formOptions, forms, type FormName } from "./nix/forms.ts";
+import { NotExpressible } from "./nix/invalidValue.ts";
 
 // The SDK takes a stack trace for every resource and has each frame looked up in source maps: a third of the program's time.
 // Node's type stripping keeps lines and columns, so V8's own traces are right without.
@@ -30,14 +30,7 @@ const fleet = new BuilderFleet(spec.fleet, {
   ...(hcloud && { hcloud }),
   ...(aws && { aws }),
 });
-const options: FormOptions = {
-  directory: spec.clientDirectory,
-  sshKey: `${spec.clientDirectory}/${clientKeyName}`,
-  localSystems: spec.localSystems,
-  caches: spec.caches,
-  ...(spec.profile !== undefined && { profile: spec.profile }),
-  ...(spec.maxSessions !== undefined && { maxSessions: spec.maxSessions }),
-};
+const options = formOptions({ ...spec, directory: spec.clientDirectory });
 
 /** The model that everything else is rendered from: BuildMachine[], no secrets. */
 export const builders = fleet.buildMachines;
@@ -55,7 +48,7 @@ export const nixConf = rendered("nixConf");
 export const sshConfig = rendered("sshConfig");
 /** `known_hosts`. */
 export const knownHosts = rendered("knownHosts");
-/** A reusable GitHub Actions workflow. */
+/** A reusable GitHub Actions workflow; one line that says why not for a fleet that no runner reaches, such as one on this machine. */
 export const githubWorkflow = rendered("githubWorkflow");
 /** What `npx fleet client` needs beside the builders to render each form for each client. */
 export const clientSettings = { ...options, clients: spec.clients };
@@ -75,7 +68,15 @@ export const clientPrivateKeys = pulumi.secret(fleet.clientPrivateKeys);
 export const adminPrivateKey = fleet.adminIdentity.privateKey;
 
 function rendered(form: FormName): pulumi.Output<string> {
-  return fleet.buildMachines.apply((all) => forms[form].render(all, options));
+  return fleet.buildMachines.apply((all) => {
+    try {
+      return forms[form].render(all, options);
+    } catch (error) {
+      // Not every fleet can be said in every form; that is no reason not to deploy it.
+      if (error instanceof NotExpressible) return `# ${error.message}\n`;
+      throw error;
+    }
+  });
 }
 
 /** Reads the configuration and looks at this machine; what is wrong with them ends the program in one message, without a stack trace. */

@@ -1,8 +1,8 @@
 /** A reusable GitHub Actions workflow that builds a flake's packages and checks on the fleet. */
 import { parse, stringify } from "yaml";
-import { checkBuildMachines, type BuildMachine } from "../nix/buildMachine.ts";
+import { checkBuildMachines, checkHostName, type BuildMachine } from "../nix/buildMachine.ts";
 import { clientFiles, clientKeyName, parseClientFiles, type ClientFileName } from "../nix/clientFiles.ts";
-import { InvalidValue } from "../nix/invalidValue.ts";
+import { InvalidValue, NotExpressible } from "../nix/invalidValue.ts";
 import { renderSettings, type NixSettings } from "../nix/nixConf.ts";
 import { buildScript, evaluateScript, summaryScript } from "./buildScripts.ts";
 
@@ -11,6 +11,34 @@ export interface GithubWorkflowOptions {
   readonly settings?: NixSettings;
   /** As in `SshConfigOptions`. Default: 10. */
   readonly maxSessions?: number;
+}
+
+/**
+ * The builders as they are, if a runner of GitHub can use every one of them.
+ *
+ * @throws NotExpressible for a builder on a loopback address, which is the runner itself there, and for one with a key of its own: the
+ * workflow takes one secret, the fleet's client key
+ */
+export function refuseUnreachable(machines: readonly BuildMachine[]): readonly BuildMachine[] {
+  for (const { alias, hostName, sshKey } of machines) {
+    if (isLoopback(hostName)) {
+      throw new NotExpressible(
+        `${alias} is at ${hostName}, an address of its own machine that no runner of GitHub reaches: ` +
+          "the form githubWorkflow needs builders with a public address. On that machine itself, use the forms machines and sshConfig.",
+      );
+    }
+    if (sshKey !== undefined) {
+      throw new NotExpressible(
+        `${alias} takes the key ${sshKey}, which a runner of GitHub doesn't have, and the form githubWorkflow has one secret, for ` +
+          "the fleet's own key: leave this builder out of the stack that the workflow is for, or use the forms machines and sshConfig.",
+      );
+    }
+  }
+  return machines;
+}
+
+function isLoopback(hostName: string): boolean {
+  return /^127\.|^::1$|^::ffff:127\.|(^|\.)localhost$/.test(checkHostName(hostName));
 }
 
 /** Stands for the directory that only the runner knows. `checkPath` takes it, no fleet uses it. */

@@ -1,10 +1,9 @@
 /** `fleet client`: the client's configuration, in any form, for any client, on standard output or in a folder. */
-import { existsSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
-import { privateKeyFile, writeClientDirectory } from "../client/directory.ts";
-import { clientFiles } from "../nix/clientFiles.ts";
-import { cacheSettings } from "../nix/caches.ts";
-import { findForm, formNames, forms, type FormOptions } from "../nix/forms.ts";
+import { clientDirectoryFiles, writeClientDirectory, type ClientFiles } from "../client/directory.ts";
+import { findObstacles, fleetId, markerName, renderMarker, type Obstacle, type Owner } from "../client/ownership.ts";
+import { findForm, formNames, formOptions, forms, type ClientSettings } from "../nix/forms.ts";
+import { storeUri } from "../nix/machinesFile.ts";
 import { profileNames, type Profile } from "../nix/profiles.ts";
 import { CliError, type UsableFleet } from "./stack.ts";
 
@@ -19,44 +18,49 @@ export interface ClientChoice {
   readonly profile?: string;
   /** Version of the client's Nix. */
   readonly nixVersion?: string;
-  /** Overwrite files of another fleet. */
+  /** Overwrite files that aren't this fleet's. A private key that no fleet wrote stays all the same. */
   readonly force?: boolean;
 }
 
 /** What was written, or is to be printed. */
 export type ClientResult =
   | { readonly text: string }
-  | { readonly directory: string; readonly files: readonly string[]; readonly needsOwnKey: boolean };
+  | {
+      readonly directory: string;
+      readonly files: readonly string[];
+      readonly needsOwnKey: boolean;
+      /** The builders' URIs, for `--store`. */
+      readonly stores: readonly string[];
+    };
 
 /**
  * Renders and writes.
  *
- * @throws CliError for a choice that makes no sense, and for a folder with files of another fleet
+ * @throws CliError for a choice that makes no sense, and for a folder with files of somebody else
  * @throws InvalidValue, NotExpressible of the forms
  */
 export function writeClient(fleet: UsableFleet, choice: ClientChoice): ClientResult {
-  const { options, privateKey } = chosenClient(fleet, choice);
+  const { settings, privateKey } = chosenClient(fleet, choice);
   const directory = choice.directory === undefined ? undefined : resolve(choice.directory);
   if (choice.form !== undefined) {
     const form = findForm(choice.form);
-    const where = directory ?? fleet.clientSettings.directory;
-    const text = form.render(fleet.builders, { ...options, directory: where, sshKey: `${where}/${privateKeyFile}` });
+    const place = form.elsewhere === true ? settings.directory : (directory ?? settings.directory);
+    const text = form.render(fleet.builders, formOptions({ ...settings, directory: place }));
     if (directory === undefined) return { text };
-    refuseForeignFiles(directory, { [form.fileName]: text }, fleet, choice.force);
-    writeClientDirectory(directory, { [form.fileName]: text });
-    return { directory, files: [form.fileName], needsOwnKey: false };
+    writeOwned(directory, { [form.fileName]: text }, fleet, choice);
+    return { directory, files: [form.fileName], needsOwnKey: false, stores: [] };
   }
   if (directory === undefined) {
     throw new CliError(`name a folder to write to, or a form to print: --form ${formNames.join(" | ")}`);
   }
-  const { caches = [], ...rest } = options;
-  const files = {
-    ...clientFiles(fleet.builders, { ...rest, directory, settings: cacheSettings(caches) }),
-    ...(privateKey !== undefined && { [privateKeyFile]: privateKey }),
+  const files = clientDirectoryFiles(fleet.builders, { ...settings, directory, privateKey });
+  writeOwned(directory, files, fleet, choice);
+  return {
+    directory,
+    files: Object.keys(files),
+    needsOwnKey: privateKey === undefined,
+    stores: fleet.builders.map(storeUri),
   };
-  refuseForeignFiles(directory, files, fleet, choice.force);
-  writeClientDirectory(directory, files);
-  return { directory, files: Object.keys(files), needsOwnKey: privateKey === undefined };
 }
 
 /** The forms, a line each. */
@@ -68,7 +72,7 @@ export function describeForms(): string {
 function chosenClient(
   fleet: UsableFleet,
   choice: ClientChoice,
-): { readonly options: FormOptions; readonly privateKey: string | undefined } {
+): { readonly settings: ClientSettings; readonly privateKey: string | undefined } {
   const { clients, ...settings } = fleet.clientSettings;
   const found = clients.find(({ name }) => name === choice.client);
   if (choice.client !== undefined && found === undefined) {
@@ -78,16 +82,15 @@ function chosenClient(
         (known === "" ? "`clients` is empty there" : `the clients are ${known}`),
     );
   }
-  const profile = checkProfile(choice.profile) ?? found?.profile ?? settings.profile;
-  const options = {
-    caches: settings.caches,
-    localSystems: found?.localSystems ?? settings.localSystems,
-    ...(profile !== undefined && { profile }),
-    ...(settings.maxSessions !== undefined && { maxSessions: settings.maxSessions }),
-    ...(choice.nixVersion !== undefined && { nixVersion: choice.nixVersion }),
+  return {
+    settings: {
+      ...settings,
+      localSystems: found?.localSystems ?? settings.localSystems,
+      profile: checkProfile(choice.profile) ?? found?.profile ?? settings.profile,
+      nixVersion: choice.nixVersion,
+    },
+    privateKey: found === undefined ? fleet.clientPrivateKey : fleet.clientPrivateKeys[found.name],
   };
-  const privateKey = found === undefined ? fleet.clientPrivateKey : fleet.clientPrivateKeys[found.name];
-  return { options, privateKey };
 }
 
 function checkProfile(text: string | undefined): Profile | undefined {
@@ -98,23 +101,37 @@ function checkProfile(text: string | undefined): Profile | undefined {
   return profile;
 }
 
-/** A folder is ours if its files are as they would be written, or speak of this fleet's builders. */
-function refuseForeignFiles(
-  directory: string,
-  files: Readonly<Record<string, string>>,
-  fleet: UsableFleet,
-  force: boolean | undefined,
-): void {
-  if (force === true) return;
-  const foreign = Object.entries(files).filter(([name, text]) => {
-    const path = `${directory}/${name}`;
-    if (name === privateKeyFile || name === "nix.conf" || !existsSync(path)) return false;
-    const present = readFileSync(path, "utf8");
-    return present !== text && !fleet.builders.some(({ alias }) => present.includes(alias));
-  });
-  if (foreign.length === 0) return;
+/** Writes the files with the marker that says whose they are, if that takes nothing from anybody. */
+function writeOwned(directory: string, files: ClientFiles, fleet: UsableFleet, choice: ClientChoice): void {
+  const owner: Owner = {
+    fleet: fleetId(fleet.adminPrivateKey),
+    client: choice.client,
+    keys: [fleet.clientPrivateKey, ...Object.values(fleet.clientPrivateKeys)],
+  };
+  refuse(directory, findObstacles(directory, files, owner), choice);
+  const marker = renderMarker(directory, files, owner);
+  writeClientDirectory(directory, { ...files, [markerName]: marker });
+}
+
+const reasons: Readonly<Record<Exclude<Obstacle["reason"], "foreign key">, string>> = {
+  "not ours": "that this fleet did not write",
+  "another fleet": "of another fleet",
+  "another client": "of another client of this fleet",
+  changed: "that somebody changed since this fleet wrote it",
+};
+
+function refuse(directory: string, obstacles: readonly Obstacle[], { force }: ClientChoice): void {
+  const key = obstacles.find(({ reason }) => reason === "foreign key");
+  if (key !== undefined) {
+    throw new CliError(
+      `${directory}/${key.name} is a private key that this fleet did not make, and is never overwritten; ` +
+        "choose another folder, or move the key away",
+    );
+  }
+  const [first] = obstacles;
+  if (first === undefined || first.reason === "foreign key" || force === true) return;
+  const names = obstacles.filter(({ reason }) => reason === first.reason).map(({ name }) => name);
   throw new CliError(
-    `${directory} holds ${foreign.map(([name]) => name).join(", ")} of something else than stack '${fleet.stack}'; ` +
-      "choose another folder, or overwrite with --force",
+    `${directory} holds ${names.join(", ")} ${reasons[first.reason]}; choose another folder, or overwrite with --force`,
   );
 }

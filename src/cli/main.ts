@@ -1,6 +1,6 @@
 /** `npx fleet`: the commands for people, over the stack's outputs. */
 import { Command } from "commander";
-import { describeForms, writeClient, type ClientChoice } from "./client.ts";
+import { describeForms, writeClient, type ClientChoice, type ClientResult } from "./client.ts";
 import { doctor } from "./doctor.ts";
 import { explain, type ExplainOptions } from "./explain.ts";
 import { findAwsAccess, findAwsRemains, renderAwsRemains } from "./aws.ts";
@@ -52,7 +52,7 @@ With --form, print one form of the configuration, or write it to the folder.`,
   .option("--client <name>", "for a client of the configuration, with its own key and profile")
   .option("--profile <profile>", `what the client leaves to the fleet: ${profileNames.join(", ")}`)
   .option("--nix-version <version>", "version of the client's Nix, for forms that older ones can't read")
-  .option("--force", "overwrite files of another fleet")
+  .option("--force", "overwrite files that aren't this fleet's")
   .option("--json", "print what was written as JSON")
   .option(...stackFlag)
   .addHelpText("after", `\nForms:\n${describeForms()}`)
@@ -69,7 +69,7 @@ With --form, print one form of the configuration, or write it to the folder.`,
         console.log(JSON.stringify(result, null, 2));
       } else {
         console.log(result.files.map((name) => `${result.directory}/${name}`).join("\n"));
-        if (choice.form === undefined) console.log(usage(result.directory, result.needsOwnKey));
+        if (choice.form === undefined) console.log(usage(result));
       }
     },
   );
@@ -198,10 +198,11 @@ function explanation(error: unknown): string | undefined {
 }
 
 /** How Nix uses a client directory. */
-function usage(directory: string, needsOwnKey: boolean): string {
+function usage({ directory, needsOwnKey, stores }: Exclude<ClientResult, { text: string }>): string {
   return `${needsOwnKey ? `\nPut this client's own private key into ${directory}/${clientKeyName} (mode 0600).\n` : ""}
 Nix uses them with these two variables set, for one command or in a shell:
-  NIX_CONF_DIR=${directory} NIX_SSHOPTS='-F ${directory}/ssh_config' nix-build --max-jobs 0 …`;
+  NIX_CONF_DIR=${directory} NIX_SSHOPTS='-F ${directory}/ssh_config' nix-build --max-jobs 0 …
+As stores the builders are ${stores.join(", ")}`;
 }
 
 try {

@@ -2,11 +2,10 @@
 import { resolve } from "node:path";
 import { execa } from "execa";
 import * as z from "zod";
-import { writeClientDirectory } from "../client/directory.ts";
+import { clientDirectoryFiles, writeClientDirectory } from "../client/directory.ts";
 import type { Measurement, Peculiarities } from "../bootstrap/measure.ts";
 import type { Verdict } from "../smoke/verdict.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
-import { clientFiles, clientKeyName } from "../nix/clientFiles.ts";
 import { profileNames } from "../nix/profiles.ts";
 import { backendOf, noSuchStack, stackNames } from "../../tools/stack.ts";
 
@@ -153,8 +152,8 @@ export function stackDirectory(stack: string): string {
 /** Writes the files with which this checkout itself uses the fleet. What is there already stays as it is. */
 export function writeOwnClient(fleet: UsableFleet): string {
   const directory = `${stackDirectory(fleet.stack)}/client`;
-  const { maxSessions } = fleet.clientSettings;
-  const files = clientFiles(fleet.builders, { directory, ...(maxSessions !== undefined && { maxSessions }) });
-  writeClientDirectory(directory, { ...files, [clientKeyName]: fleet.clientPrivateKey });
+  const { maxSessions, caches } = fleet.clientSettings;
+  const privateKey = fleet.clientPrivateKey;
+  writeClientDirectory(directory, clientDirectoryFiles(fleet.builders, { directory, maxSessions, caches, privateKey }));
   return directory;
 }

@@ -1,12 +1,41 @@
 /** The client directory on disk: the emitted files, written and removed as one. */
 import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
+import type { BuildMachine } from "../nix/buildMachine.ts";
+import { cacheSettings, type Cache } from "../nix/caches.ts";
+import { clientFiles, clientKeyName, type ClientFilesOptions } from "../nix/clientFiles.ts";
+import type { Profile } from "../nix/profiles.ts";
 
 /** File name → content. */
 export type ClientFiles = Readonly<Record<string, string>>;
 
-/** The private key's file name; the only file that others may not read. */
-export const privateKeyFile = "id_ed25519";
+/** What a client's folder holds besides what is said of the builders. */
+export interface ClientDirectoryOptions extends Pick<ClientFilesOptions, "directory" | "localSystems"> {
+  readonly caches: readonly Cache[];
+  readonly profile?: Profile | undefined;
+  readonly maxSessions?: number | undefined;
+  /** OpenSSH private key; `undefined`: the client has its own. */
+  readonly privateKey: string | undefined;
+}
+
+/**
+ * All files of a client's folder: those of `clientFiles`, with the caches' settings, and the key.
+ *
+ * @throws InvalidValue as `clientFiles`
+ */
+export function clientDirectoryFiles(machines: readonly BuildMachine[], options: ClientDirectoryOptions): ClientFiles {
+  const { directory, localSystems = [], caches, profile, maxSessions, privateKey } = options;
+  return {
+    ...clientFiles(machines, {
+      directory,
+      localSystems,
+      settings: cacheSettings(caches),
+      ...(profile !== undefined && { profile }),
+      ...(maxSessions !== undefined && { maxSessions }),
+    }),
+    ...(privateKey !== undefined && { [clientKeyName]: privateKey }),
+  };
+}
 
 /**
  * Writes the files, the private key with mode 0600. What is there already with the same content is left alone.
@@ -17,7 +46,8 @@ export function writeClientDirectory(directory: string, files: ClientFiles): voi
   makeFolder(directory);
   for (const [name, content] of Object.entries(files)) {
     const path = `${directory}/${name}`;
-    const mode = name === privateKeyFile ? 0o600 : 0o644;
+    // The only file that others may not read.
+    const mode = name === clientKeyName ? 0o600 : 0o644;
     if (existsSync(path) && readFileSync(path, "utf8") === content) {
       chmodSync(path, mode);
       continue;

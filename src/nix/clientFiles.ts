@@ -13,6 +13,12 @@ export type ClientFileName = "machines" | "nix.conf" | "ssh_config" | "known_hos
 /** Name of the client's private key in the directory. */
 export const clientKeyName = "id_ed25519";
 
+/** Directory of the plain files unless told otherwise: readable by root, whom the daemon's builds connect as. */
+export const defaultDirectory = "/etc/nix/fleet";
+
+/** Where a client's root has its private key unless told otherwise. `nixos/client.nix` has the same default. */
+export const defaultSshKey = `${defaultDirectory}/${clientKeyName}`;
+
 export interface ClientFilesOptions extends ProfileOptions {
   /** Absolute path of the directory in which the files will lie: they name each other by it. */
   readonly directory: string;

@@ -1,14 +1,16 @@
 /** Every form of client configuration, by name: what it is, what its file is called, how it is rendered. */
-import { renderGithubWorkflow } from "../ci/githubWorkflow.ts";
+import { refuseUnreachable, renderGithubWorkflow } from "../ci/githubWorkflow.ts";
 import { checkBuildMachines, type BuildMachine } from "./buildMachine.ts";
 import { renderBuildersOption } from "./buildersOption.ts";
 import { cacheSettings, type Cache } from "./caches.ts";
-import { clientFiles, clientKeyName, type ClientFileName } from "./clientFiles.ts";
+import { clientFiles, clientKeyName, defaultDirectory, type ClientFileName } from "./clientFiles.ts";
 import { renderDarwinModule } from "./darwinModule.ts";
 import { renderHomeManagerModule } from "./homeManagerModule.ts";
 import { InvalidValue } from "./invalidValue.ts";
-import { renderNixosModule } from "./nixosModule.ts";
-import type { ProfileOptions } from "./profiles.ts";
+import { renderNixosModule, type SystemModuleOptions } from "./nixosModule.ts";
+import type { Profile, ProfileOptions } from "./profiles.ts";
+
+export { defaultDirectory };
 
 /** What the forms can be told; each takes what it has words for. */
 export interface FormOptions extends ProfileOptions {
@@ -26,12 +28,42 @@ export interface FormOptions extends ProfileOptions {
   readonly nixVersion?: string;
 }
 
+/** What a stack says of its clients, and what one of them may say otherwise. */
+export interface ClientSettings {
+  /** As in `FormOptions`, like the rest. */
+  readonly directory: string;
+  readonly localSystems: readonly string[];
+  readonly caches: readonly Cache[];
+  readonly profile?: Profile | undefined;
+  readonly maxSessions?: number | undefined;
+  readonly nixVersion?: string | undefined;
+}
+
+/**
+ * The options with which the stack's outputs and the CLI render every form.
+ *
+ * No `sshKey` is among them: each form has its own place for the key, and home-manager's isn't root's.
+ */
+export function formOptions(settings: ClientSettings): FormOptions {
+  const { directory, localSystems, caches, profile, maxSessions, nixVersion } = settings;
+  return {
+    directory,
+    localSystems,
+    caches,
+    ...(profile !== undefined && { profile }),
+    ...(maxSessions !== undefined && { maxSessions }),
+    ...(nixVersion !== undefined && { nixVersion }),
+  };
+}
+
 /** One way to write a fleet down. */
 export interface Form {
   /** One line for people. */
   readonly description: string;
   /** The usual name of the file. */
   readonly fileName: string;
+  /** True where the file is part of a larger configuration, and not one of those in the client's `directory`. */
+  readonly elsewhere?: true;
   /**
    * The text, with a line end.
    *
@@ -40,9 +72,6 @@ export interface Form {
    */
   render(machines: readonly BuildMachine[], options?: FormOptions): string;
 }
-
-/** Directory of the plain files unless told otherwise: readable by root, whom the daemon's builds connect as. */
-export const defaultDirectory = "/etc/nix/fleet";
 
 const plainFile =
   (name: ClientFileName): Form["render"] =>
@@ -58,19 +87,20 @@ export const forms = {
   nixosModule: {
     description: "a NixOS module to import as it is",
     fileName: "fleet.nix",
-    render: (machines, { caches = [], ...options } = {}) =>
-      renderNixosModule(machines, { ...options, settings: cacheSettings(caches) }),
+    elsewhere: true,
+    render: (machines, options = {}) => renderNixosModule(machines, systemModuleOptions(options)),
   },
   darwinModule: {
     description: "a nix-darwin module to import as it is",
     fileName: "fleet.nix",
-    render: (machines, { caches = [], ...options } = {}) =>
-      renderDarwinModule(machines, { ...options, settings: cacheSettings(caches) }),
+    elsewhere: true,
+    render: (machines, options = {}) => renderDarwinModule(machines, systemModuleOptions(options)),
   },
   homeManagerModule: {
     description: "a home-manager module: the user's own ssh, for remote stores; it can't configure the Nix daemon",
     fileName: "fleet.nix",
-    render: (machines, options) => renderHomeManagerModule(machines, options),
+    elsewhere: true,
+    render: (machines, options = {}) => renderHomeManagerModule(machines, options),
   },
   machines: {
     description: "Nix's list of builders, /etc/nix/machines; needs sshConfig and knownHosts beside it",
@@ -95,8 +125,9 @@ export const forms = {
   githubWorkflow: {
     description: "a reusable GitHub Actions workflow that builds a flake's packages and checks on the fleet",
     fileName: "fleet.yml",
+    elsewhere: true,
     render: (machines, { caches = [], maxSessions } = {}) =>
-      renderGithubWorkflow(machines, {
+      renderGithubWorkflow(refuseUnreachable(machines), {
         settings: cacheSettings(caches),
         ...(maxSessions !== undefined && { maxSessions }),
       }),
@@ -110,6 +141,7 @@ export const forms = {
   fleetJson: {
     description: "the builders as JSON, for the option nix.builderFleet.file of the flake in nixos/",
     fileName: "fleet.json",
+    elsewhere: true,
     render: (machines) => `${JSON.stringify(checkBuildMachines(machines), null, 2)}\n`,
   },
 } as const satisfies Record<string, Form>;
@@ -129,6 +161,15 @@ export function findForm(name: string): Form {
   const found = formNames.find((known) => known === name);
   if (found === undefined) throw new InvalidValue("form", name, `one of ${formNames.join(", ")}`);
   return forms[found];
+}
+
+/** Root's key lies beside the plain files, wherever the module lies. */
+function systemModuleOptions({
+  caches = [],
+  directory = defaultDirectory,
+  ...options
+}: FormOptions = {}): SystemModuleOptions {
+  return { sshKey: `${directory}/${clientKeyName}`, ...options, settings: cacheSettings(caches) };
 }
 
 /** The key's path belongs to each builder where a directory would otherwise give it. */

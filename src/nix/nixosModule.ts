@@ -3,12 +3,10 @@ import { toHostKey } from "../ssh/hostKey.ts";
 import { knownHostNames } from "../ssh/knownHosts.ts";
 import { renderSshConfig } from "../ssh/sshConfig.ts";
 import { checkBuildMachines, checkPath, type BuildMachine } from "./buildMachine.ts";
+import { defaultSshKey } from "./clientFiles.ts";
 import type { NixSettings } from "./nixConf.ts";
 import { NixExpression, NixString, renderNix, type NixValue } from "./nixExpression.ts";
 import { applyProfile, type ProfileOptions } from "./profiles.ts";
-
-/** Where the NixOS and nix-darwin modules expect the client's private key unless told otherwise. */
-export const defaultSshKey = "/etc/nix/nix-builder-fleet_ed25519";
 
 export interface SystemModuleOptions extends ProfileOptions {
   /** Path, on the client, of the private key. Default: `defaultSshKey`. */
@@ -45,14 +43,15 @@ export function renderSystemModule(
   const checked = checkBuildMachines(machines);
   const { builders, settings } = applyProfile(checked, options);
   const nixSettings = { "builders-use-substitutes": true, ...settings, ...options.settings };
+  // Nothing is switched off that the person may have switched on: without builders of the fleet their own stay.
+  const distributed = builders.length > 0 ? "  nix.distributedBuilds = true;\n" : "";
   return `${comment.map((line) => `# ${line}\n`).join("")}{ lib, ... }:
 let
   # The client's private key on this machine, readable by root only. A string, so that the key never enters the Nix store.
   sshKey = ${renderNix(checkPath(options.sshKey ?? defaultSshKey, "sshKey"))};
 in
 {
-  nix.distributedBuilds = ${renderNix(builders.length > 0)};
-  nix.settings = ${renderNix(nixSettings, "  ")};
+${distributed}  nix.settings = ${renderNix(Object.fromEntries(Object.entries(nixSettings).map(settingValue)), "  ")};
   nix.buildMachines = ${renderNix(builders.map(buildMachineValue), "  ")};
 
   programs.ssh.knownHosts = ${renderNix(Object.fromEntries(checked.map(knownHostValue)), "  ")};
@@ -64,6 +63,20 @@ in
 }
 
 const sshKeyVariable = new NixExpression("sshKey");
+
+/**
+ * One entry of `nix.settings`, so that a person's own definition of it neither ends the evaluation nor is lost: lists are joined, and
+ * of `max-jobs` theirs counts. 900 is weaker than any plain definition and stronger than `mkDefault`, which the hardware
+ * configurations that older NixOS generated have for it.
+ */
+function settingValue([name, value]: [name: string, value: string | number | boolean]): [
+  name: string,
+  value: NixValue,
+] {
+  if (name.startsWith("extra-") && typeof value === "string") return [name, value.split(" ")];
+  if (name === "max-jobs") return [name, new NixExpression(`lib.mkOverride 900 ${renderNix(value)}`)];
+  return [name, value];
+}
 
 /** One entry of `nix.buildMachines`. `hostName` is the alias: address and port stand in ssh_config. */
 function buildMachineValue(machine: BuildMachine): NixValue {

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync, statSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { describeForms, writeClient } from "../../src/cli/client.ts";
@@ -94,14 +94,90 @@ describe("fleet client", () => {
     expect(read("id_ed25519")).toBe("NEW\n");
   });
 
-  it("refuses a folder with another fleet's files, unless forced", () => {
-    writeFileSync(`${directory}/machines`, "ssh-ng://root@other-x86 x86_64-linux - 1 1 - - -\n");
+  it.each(["machines", "nix.conf", "ssh_config", "known_hosts"])(
+    "refuses a folder with somebody's %s, unless forced, and writes nothing there",
+    (name) => {
+      // Naming one of the builders proves nothing.
+      writeFileSync(`${directory}/${name}`, "# dev-x86\n");
+      expect(() => writeClient(fleet, { directory })).toThrow(
+        `${directory} holds ${name} that this fleet did not write; choose another folder, or overwrite with --force`,
+      );
+      expect([read(name), readdirSync(directory)]).toEqual(["# dev-x86\n", [name]]);
+      writeClient(fleet, { directory, force: true });
+      expect(read(name)).not.toBe("# dev-x86\n");
+    },
+  );
+
+  it("refuses a folder of another fleet whose stack and builders are called the same", () => {
+    writeClient(fleet, { directory });
+    const other = { ...fleet, adminPrivateKey: "OTHER ADMIN\n", clientPrivateKey: "OTHER\n" };
+    expect(() => writeClient(other, { directory })).toThrow(/holds id_ed25519 of another fleet;.*--force/);
+    expect(read("id_ed25519")).toBe("SHARED\n");
+    writeClient(other, { directory, force: true });
+    expect(read("id_ed25519")).toBe("OTHER\n");
+    writeClient(other, { directory });
+  });
+
+  it.each([false, true])("never overwrites a private key that no fleet made (forced: %s)", (force) => {
+    writeFileSync(`${directory}/id_ed25519`, "MINE\n");
+    const message =
+      /id_ed25519 is a private key that this fleet did not make, and is never overwritten; choose another/;
+    expect(() => writeClient(fleet, { directory, force })).toThrow(message);
+    // Not either where the fleet wrote all the rest: alice put her own key beside it, as she was told to.
+    rmSync(`${directory}/id_ed25519`);
+    writeClient(fleet, { directory, client: "alice", force });
+    writeFileSync(`${directory}/id_ed25519`, "MINE\n");
+    expect(() => writeClient(fleet, { directory, force })).toThrow(message);
+    expect(() => writeClient(fleet, { directory, client: "ci", force })).toThrow(message);
+    expect(read("id_ed25519")).toBe("MINE\n");
+    writeClient(fleet, { directory, client: "alice", profile: "balanced" });
+    expect(read("id_ed25519")).toBe("MINE\n");
+  });
+
+  it("refuses to turn one client's folder into another's, unless forced", () => {
+    writeClient(fleet, { directory, client: "ci" });
     expect(() => writeClient(fleet, { directory })).toThrow(
-      /holds machines of something else than stack 'dev'.*--force/,
+      /holds nix.conf, id_ed25519 of another client of this fleet/,
     );
-    expect(read("machines")).toContain("other-x86");
     writeClient(fleet, { directory, force: true });
-    expect(read("machines")).toContain("dev-x86");
+    expect(read("id_ed25519")).toBe("SHARED\n");
+  });
+
+  it("refuses what somebody changed since, and writes what it did not write so far", () => {
+    writeClient(fleet, { directory });
+    writeClient(fleet, { directory, form: "nixosModule" });
+    writeFileSync(`${directory}/nix.conf`, `${read("nix.conf")}cores = 3\n`);
+    writeClient(fleet, { directory, form: "nixosModule", profile: "balanced" });
+    expect(() => writeClient(fleet, { directory, profile: "balanced" })).toThrow(
+      /holds nix.conf that somebody changed since this fleet wrote it/,
+    );
+    expect(read("nix.conf")).toContain("cores = 3");
+  });
+
+  it("takes a folder without a marker whose files are as they would be written", () => {
+    writeClient(fleet, { directory });
+    rmSync(`${directory}/.nix-builder-fleet.json`);
+    writeClient(fleet, { directory });
+    writeClient(fleet, { directory, profile: "balanced" });
+    expect(read("nix.conf")).toContain("max-jobs = auto");
+  });
+
+  it("names root's key beside the configured directory in the system modules, wherever they are written", () => {
+    for (const form of ["nixosModule", "darwinModule"] as const) {
+      expect(writeClient(fleet, { form })).toEqual({
+        text: expect.stringContaining(`"/etc/nix/fleet/id_ed25519"`) as string,
+      });
+    }
+    writeClient(fleet, { form: "nixosModule", directory });
+    expect(read("fleet.nix")).toContain(`"/etc/nix/fleet/id_ed25519"`);
+    writeClient(fleet, { form: "machines", directory });
+    expect(read("machines")).toContain(` ${directory}/id_ed25519 `);
+  });
+
+  it("names the user's own key in the home-manager module, not one that only root can read", () => {
+    const { text } = writeClient(fleet, { form: "homeManagerModule" }) as { text: string };
+    expect(text).toContain("IdentityFile ~/.ssh/nix-builder-fleet_ed25519\n");
+    expect(text).not.toContain("/etc/nix/fleet");
   });
 
   it.each([

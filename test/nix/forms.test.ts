@@ -1,11 +1,12 @@
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { checkBuildMachines, type BuildMachine } from "../../src/nix/buildMachine.ts";
 import { renderBuildersOption } from "../../src/nix/buildersOption.ts";
 import { cacheSettings, cachix, checkCache, garnix } from "../../src/nix/caches.ts";
-import { parseClientFiles } from "../../src/nix/clientFiles.ts";
+import { defaultSshKey, parseClientFiles } from "../../src/nix/clientFiles.ts";
 import { findForm, formNames, forms, type FormOptions } from "../../src/nix/forms.ts";
+import { NotExpressible } from "../../src/nix/invalidValue.ts";
 import { storeUri } from "../../src/nix/machinesFile.ts";
 import { nixbuildNet } from "../../src/nix/nixbuildNet.ts";
 import { parseNixConf } from "../../src/nix/nixConf.ts";
@@ -13,6 +14,10 @@ import { applyProfile, profileNames } from "../../src/nix/profiles.ts";
 import { toHostKey } from "../../src/ssh/hostKey.ts";
 import { fleets, x86 } from "./fleets.ts";
 import { askBuildHook, readNixConf, temporaryDirectory } from "./realNix.ts";
+
+/** For a runner of GitHub. */
+const isUnreachable = ({ hostName, sshKey }: BuildMachine) =>
+  sshKey !== undefined || hostName.startsWith("127.") || hostName === "::1";
 
 const arm: BuildMachine = { ...x86, alias: "arm", hostName: "2001:db8::1", port: 22, systems: ["aarch64-linux"] };
 
@@ -22,6 +27,10 @@ describe("the forms", () => {
       fc.property(fleets(), (fleet) => {
         for (const name of formNames) {
           const options: FormOptions = { nixVersion: "2.34.0" };
+          if (name === "githubWorkflow" && fleet.some(isUnreachable)) {
+            expect(() => findForm(name).render(fleet, options)).toThrow(NotExpressible);
+            continue;
+          }
           const text = findForm(name).render(fleet, options);
           expect(text === "" || text.endsWith("\n"), name).toBe(true);
           expect(findForm(name).render(fleet, options)).toBe(text);
@@ -54,7 +63,9 @@ describe("the forms", () => {
     const options = { caches: [garnix] };
     const settings = parseNixConf(forms.nixConf.render([x86], options));
     expect(settings.get("extra-substituters")).toBe("https://cache.garnix.io");
-    expect(forms.nixosModule.render([x86], options)).toContain(`extra-trusted-public-keys = "${garnix.publicKey}";`);
+    expect(forms.nixosModule.render([x86], options)).toContain(
+      `extra-trusted-public-keys = [\n      "${garnix.publicKey}"\n    ];`,
+    );
   });
 
   test("include the fleet itself, which is read back to an equal one", () => {
@@ -63,6 +74,42 @@ describe("the forms", () => {
         expect(checkBuildMachines(JSON.parse(forms.fleetJson.render(fleet)) as BuildMachine[])).toEqual(fleet);
       }),
     );
+  });
+});
+
+describe("the workflow", () => {
+  const far = { ...x86, hostName: "203.0.113.7" };
+
+  test.each(["127.0.0.1", "127.64.3.2", "::1", "0:0:0:0:0:0:0:1", "localhost", "x.localhost"])(
+    "is refused for a builder at %s, which would be the runner itself",
+    (hostName) => {
+      expect(() => forms.githubWorkflow.render([far, { ...arm, hostName }])).toThrow(
+        /^arm is at \S+, an address of its own machine that no runner of GitHub reaches: .*machines and sshConfig\.$/,
+      );
+    },
+  );
+
+  test("is refused for a builder whose key the runner doesn't have", () => {
+    const nixbuild = nixbuildNet({ sshKey: "/root/.ssh/nixbuild" });
+    expect(() => forms.githubWorkflow.render([far, nixbuild])).toThrow(
+      /^nixbuild takes the key \/root\/.ssh\/nixbuild, which a runner of GitHub doesn't have/,
+    );
+    expect(forms.githubWorkflow.render([far])).toContain("Host x86\n");
+  });
+});
+
+describe("the path of the key", () => {
+  test("is beside the plain files in every form for root, and nixos/client.nix has the same default", () => {
+    for (const form of [forms.nixosModule, forms.darwinModule]) {
+      expect(form.render([x86])).toContain(`sshKey = "${defaultSshKey}";`);
+      expect(form.render([x86], { directory: "/srv/fleet" })).toContain('sshKey = "/srv/fleet/id_ed25519";');
+      expect(form.render([x86], { directory: "/srv/fleet", sshKey: "/run/k" })).toContain('sshKey = "/run/k";');
+    }
+    for (const form of [forms.machines, forms.sshConfig, forms.buildersOption]) {
+      expect(form.render([x86], { nixVersion: "2.34" })).toContain(` ${defaultSshKey}`);
+    }
+    const module = readFileSync(new URL("../../nixos/client.nix", import.meta.url), "utf8");
+    expect(module).toContain(`default = "${defaultSshKey}";`);
   });
 });
 

@@ -5,11 +5,14 @@ import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { checkBuildMachine, type BuildMachine } from "../../src/nix/buildMachine.ts";
+import { defaultSshKey } from "../../src/nix/clientFiles.ts";
+import { cacheSettings, cachix, garnix, type Cache } from "../../src/nix/caches.ts";
 import { renderDarwinModule } from "../../src/nix/darwinModule.ts";
 import { renderHomeManagerModule } from "../../src/nix/homeManagerModule.ts";
+import { InvalidValue } from "../../src/nix/invalidValue.ts";
 import { parseMachines } from "../../src/nix/machinesFile.ts";
 import { renderNix } from "../../src/nix/nixExpression.ts";
-import { defaultSshKey, renderNixosModule, type SystemModuleOptions } from "../../src/nix/nixosModule.ts";
+import { renderNixosModule, type SystemModuleOptions } from "../../src/nix/nixosModule.ts";
 import { toPublicHostKey } from "../../src/ssh/hostKey.ts";
 import { knownHostNames, parseKnownHosts } from "../../src/ssh/knownHosts.ts";
 import { parseSshConfig } from "../../src/ssh/sshConfig.ts";
@@ -122,17 +125,37 @@ describe.each([
       [false, [], "auto"],
     ]);
   });
+
+  test.each(["remote-only", "balanced", "local-first", "offline"] as const)(
+    "stands beside a person's own settings under %s, which count",
+    (profile) => {
+      const own = `{
+        nix.distributedBuilds = true;
+        nix.settings = { max-jobs = 3; builders-use-substitutes = true; extra-substituters = [ "https://own.example" ]; };
+      }`;
+      const generated = "{ lib, ... }: { nix.settings.max-jobs = lib.mkDefault 8; }";
+      const module = render([x86], { profile, localSystems: ["aarch64-linux"], settings: cacheSettings([garnix]) });
+      const [both, old] = evaluateModules<SystemConfig>("system", [
+        [own, module],
+        [generated, module],
+      ]);
+      expect([both?.nix.distributedBuilds, both?.nix.settings["max-jobs"]]).toEqual([true, 3]);
+      expect(both?.nix.settings["extra-substituters"]).toEqual(["https://own.example", "https://cache.garnix.io"]);
+      expect(old?.nix.settings["max-jobs"]).toBe(profile === "remote-only" ? 0 : "auto");
+    },
+  );
 });
 
 describe("the flake's module", () => {
   test("makes of fleet.json what the written module says", () => {
     using directory = temporaryDirectory();
-    const cases: { fleet: BuildMachine[]; options: SystemModuleOptions }[] = [
+    const cases: { fleet: BuildMachine[]; options: SystemModuleOptions; caches?: Cache[] }[] = [
       ...sampled.map((fleet) => ({ fleet, options: {} })),
       ...sampled.slice(0, 6).map((fleet) => ({ fleet, options: { profile: "offline" as const, sshKey: "/run/k" } })),
       ...sampled
         .slice(0, 6)
         .map((fleet) => ({ fleet, options: { profile: "remote-only" as const, maxSessions: 100 } })),
+      ...sampled.slice(0, 3).map((fleet) => ({ fleet, options: {}, caches: [garnix, cachix("nix-community")] })),
       ...sampled.map((fleet) => ({
         fleet,
         options: { profile: "local-first" as const, localSystems: ["x86_64-linux"] },
@@ -145,17 +168,56 @@ describe("the flake's module", () => {
     });
     const configs = evaluateModules<SystemConfig & { nix: { builderFleet?: unknown } }>(
       "system",
-      cases.map(({ options }, i) => [
+      cases.map(({ options, caches = [] }, i) => [
         clientModule,
-        `{ nix.builderFleet = ${renderNix({ file: files[i] ?? "", ...options })}; }`,
+        `{ nix.builderFleet = ${renderNix({ file: files[i] ?? "", caches: caches.map((cache) => ({ ...cache })), ...options })}; }`,
       ]),
     );
     const written = evaluateModules<SystemConfig>(
       "system",
-      cases.map(({ fleet, options }) => [renderNixosModule(fleet, options)]),
+      cases.map(({ fleet, options, caches = [] }) => [
+        renderNixosModule(fleet, { ...options, settings: cacheSettings(caches) }),
+      ]),
     );
     for (const config of configs) delete config.nix.builderFleet;
     expect(configs).toEqual(written);
+  });
+
+  test("stands beside a person's own settings too", () => {
+    using directory = temporaryDirectory();
+    const file = `${directory.path}/fleet.json`;
+    writeFileSync(file, JSON.stringify([x86]));
+    const own = "{ nix.distributedBuilds = true; nix.settings.max-jobs = 3; }";
+    const settings = renderNix({ file, profile: "offline" });
+    const [config] = evaluateModules<SystemConfig>("system", [
+      [clientModule, own, `{ nix.builderFleet = ${settings}; }`],
+    ]);
+    expect([config?.nix.distributedBuilds, config?.nix.settings["max-jobs"]]).toEqual([true, 3]);
+  });
+
+  test.each([
+    ["alias", "x86\n  ProxyCommand touch /tmp/x"],
+    ["hostName", "127.0.0.1\nProxyCommand touch /tmp/x"],
+    ["hostName", "a b"],
+    ["sshUser", "root x"],
+    ["sshKey", "/k\nHost *"],
+    ["sshKey", "/a b"],
+    ["publicHostKey", "AAAA AAAA"],
+    ["supportedFeatures", ["kvm big-parallel"]],
+    ["mandatoryFeatures", ["a\nb"]],
+    ["systems", ["x86_64-linux -"]],
+    ["protocol", "ssh-ng://x"],
+    ["port", "22\nProxyCommand x"],
+    ["maxJobs", "1"],
+  ])("refuses a file whose %s is %j, as checkBuildMachine does", (field, value) => {
+    using directory = temporaryDirectory();
+    const file = `${directory.path}/fleet.json`;
+    const machine = { ...x86, [field]: value };
+    expect(() => checkBuildMachine(machine as BuildMachine)).toThrow(InvalidValue);
+    writeFileSync(file, JSON.stringify([machine]));
+    expect(() => evaluateModules("system", [[clientModule, `{ nix.builderFleet = ${renderNix({ file })}; }`]])).toThrow(
+      `nix.builderFleet.file: ${field} `,
+    );
   });
 
   test("does nothing without a file, and refuses local-first without systems", () => {

@@ -2,12 +2,19 @@
 { lib, ... }:
 let
   # The client's private key on this machine, readable by root only. A string, so that the key never enters the Nix store.
-  sshKey = "/etc/nix/nix-builder-fleet_ed25519";
+  sshKey = "/etc/nix/fleet/id_ed25519";
 in
 {
   nix.distributedBuilds = true;
   nix.settings = {
     builders-use-substitutes = true;
+    max-jobs = lib.mkOverride 900 "auto";
+    extra-substituters = [
+      "https://cache.garnix.io"
+    ];
+    extra-trusted-public-keys = [
+      "cache.garnix.io:CTFPyKSLcx5RMJKfLo5EEPUObbA78b0YQ2DTCJXqr9g="
+    ];
   };
   nix.buildMachines = [
     {
