@@ -12,7 +12,6 @@ import { ExistingMachine } from "./machines/existing.ts";
 import type { AwsAccess } from "../src/aws/access.ts";
 import type { AwsLookup } from "../src/aws/lookup.ts";
 import type { HcloudAccess } from "../src/hcloud/api.ts";
-import type { Candidate } from "../src/hcloud/schema.ts";
 import { LocalEmulation, LocalMachine } from "./machines/local.ts";
 import type * as Aws from "./machines/aws.ts";
 import type * as Hcloud from "./machines/hcloud.ts";
@@ -49,8 +48,8 @@ export class BuilderFleet extends pulumi.ComponentResource {
   readonly measurement: pulumi.Output<Record<string, Measurement>>;
   /** Builder name → how its administrator gets to it; nothing for a machine that isn't the fleet's to administer. */
   readonly administration: pulumi.Output<Record<string, Administration>>;
-  /** Builder name → server type and location that were chosen of its candidates. */
-  readonly placements: pulumi.Output<Record<string, Candidate>>;
+  /** Builder name → what a cloud was chosen to make of its candidates, in the cloud's own terms. */
+  readonly placements: pulumi.Output<Record<string, object>>;
   /** Key pair of the clients. */
   readonly clientIdentity: SshIdentity;
   /** Client name → OpenSSH private key, for clients whose key pair was made here. A secret. */
@@ -130,7 +129,7 @@ export class BuilderFleet extends pulumi.ComponentResource {
         }
       }
     };
-    const placements: Record<string, pulumi.Input<Candidate>> = {};
+    const placements: Record<string, pulumi.Input<object>> = {};
     const builders = spec.builders.map((builder) => {
       const machine = machineFor(builder);
       if (machine.placement !== undefined) placements[builder.name] = machine.placement;

@@ -1,7 +1,6 @@
 /** The one contract between providers and builders: what a machine is, whoever made it. */
 import type * as pulumi from "@pulumi/pulumi";
 import type { types } from "@pulumi/command";
-import type { Candidate } from "../../src/hcloud/schema.ts";
 import type { Peculiarities } from "../../src/bootstrap/measure.ts";
 
 /** A machine that can become a builder. */
@@ -20,8 +19,8 @@ export interface Machine {
   readonly peculiarities?: Peculiarities;
   /** What the machine lives in: when it is deleted, nothing on it needs deleting. `undefined`: nothing of the stack's. */
   readonly resource?: pulumi.Resource;
-  /** Where a cloud has put it: server type and location; `undefined` where there is no choice. */
-  readonly placement?: pulumi.Input<Candidate>;
+  /** Where a cloud has put it, in the cloud's own terms; `undefined` where there is no choice. */
+  readonly placement?: pulumi.Input<object>;
   /** Changes whenever it may have become another machine, or was started anew: what was proven before then is proven again. */
   readonly generation: pulumi.Input<string>;
 }
