@@ -48,6 +48,8 @@ export class BuilderFleet extends pulumi.ComponentResource {
   readonly measurement: pulumi.Output<Record<string, Measurement>>;
   /** Builder name → how its administrator gets to it; nothing for a machine that isn't the fleet's to administer. */
   readonly administration: pulumi.Output<Record<string, Administration>>;
+  /** Builder name → what a cloud was chosen to make of its candidates, in the cloud's own terms. */
+  readonly placements: pulumi.Output<Record<string, object>>;
   /** Key pair of the clients. */
   readonly clientIdentity: SshIdentity;
   /** Client name → OpenSSH private key, for clients whose key pair was made here. A secret. */
@@ -127,10 +129,13 @@ export class BuilderFleet extends pulumi.ComponentResource {
         }
       }
     };
-    const builders = spec.builders.map((builder) => ({
-      spec: builder,
-      builder: new Builder(builder.name, { spec: builder, machine: machineFor(builder) }, child),
-    }));
+    const placements: Record<string, pulumi.Input<object>> = {};
+    const builders = spec.builders.map((builder) => {
+      const machine = machineFor(builder);
+      if (machine.placement !== undefined) placements[builder.name] = machine.placement;
+      return { spec: builder, builder: new Builder(builder.name, { spec: builder, machine }, child) };
+    });
+    this.placements = pulumi.output(placements);
     hcloud?.project.deleteOrphans();
     aws?.account.deleteOrphans();
     this.buildMachines = pulumi.all([...builders.map(({ builder }) => builder.buildMachine), ...spec.serviceBuilders]);

@@ -52,6 +52,8 @@ export const knownHosts = rendered("knownHosts");
 export const githubWorkflow = rendered("githubWorkflow");
 /** What `npx fleet client` needs beside the builders to render each form for each client. */
 export const clientSettings = { ...options, clients: spec.clients };
+/** Builder name → what was chosen of its candidates, in the cloud's own terms; only of builders in a cloud. */
+export const placements = fleet.placements;
 /** Builder name → what its smoke test found. */
 export const verification = fleet.verification;
 /** Builder name → what was measured on it. */

@@ -19,6 +19,8 @@ export interface Machine {
   readonly peculiarities?: Peculiarities;
   /** What the machine lives in: when it is deleted, nothing on it needs deleting. `undefined`: nothing of the stack's. */
   readonly resource?: pulumi.Resource;
+  /** Where a cloud has put it, in the cloud's own terms; `undefined` where there is no choice. */
+  readonly placement?: pulumi.Input<object>;
   /** Changes whenever it may have become another machine, or was started anew: what was proven before then is proven again. */
   readonly generation: pulumi.Input<string>;
 }

@@ -157,6 +157,7 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
       );
       expect(await up()).toMatch(/in fsn1 can't be had: error during placement/);
       expect(api.all("servers")).toMatchObject([{ location: { name: "hel1" } }]);
+      expect((await fleet.outputs())["placements"]).toMatchObject({ own: { location: "hel1" } });
       api.faults.length = 0;
       // What became free again is no reason to move.
       expect(await up()).toMatch(/unchanged/);
