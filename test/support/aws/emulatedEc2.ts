@@ -140,7 +140,13 @@ export class EmulatedEc2 {
       body: body.toString(),
     });
     const xml = await answer.text();
-    if (!answer.ok) return [answer.status, xml];
+    if (!answer.ok) {
+      // What moto itself stumbles over it says in HTML; EC2 would say so, and be asked again.
+      const own = xml.includes("<Response>")
+        ? xml
+        : errorXml({ code: "InternalError", message: `${action ?? ""} failed` });
+      return [answer.status, own];
+    }
     if (action === "ImportKeyPair") {
       const material = Buffer.from(body.get("PublicKeyMaterial") ?? "", "base64").toString();
       this.#publicKeys.set(body.get("KeyName") ?? "", material);
@@ -186,7 +192,7 @@ export class EmulatedEc2 {
     for (const [id, request] of this.#spot) {
       xml = xml.replaceAll(
         `<instanceId>${id}</instanceId>`,
-        `$&<instanceLifecycle>spot</instanceLifecycle><spotInstanceRequestId>${request}</spotInstanceRequestId>`,
+        `$&<spotInstanceRequestId>${request}</spotInstanceRequestId>`,
       );
     }
     return xml;
