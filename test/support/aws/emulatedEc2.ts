@@ -80,6 +80,7 @@ export class EmulatedEc2 {
       AWS_REGION: this.region,
       AWS_ACCESS_KEY_ID: "AKIATEST",
       AWS_SECRET_ACCESS_KEY: "test",
+      AWS_MAX_ATTEMPTS: "4",
       AWS_EC2_METADATA_DISABLED: "true",
       AWS_CONFIG_FILE: "/dev/null",
       AWS_SHARED_CREDENTIALS_FILE: "/dev/null",
@@ -130,6 +131,11 @@ export class EmulatedEc2 {
     if (this.#moto === undefined) throw new Error("moto does not run");
     const action = body.get("Action");
     if (action === "GetConsoleOutput") return [200, this.#console(body.get("InstanceId") ?? "")];
+    if (action === "CancelSpotInstanceRequests") {
+      const id = body.get("SpotInstanceRequestId.1") ?? "";
+      const item = `<item><spotInstanceRequestId>${id}</spotInstanceRequestId><state>cancelled</state></item>`;
+      return [200, answerXml(action, `<spotInstanceRequestSet>${item}</spotInstanceRequestSet>`)];
+    }
     if (action === "DescribeSpotInstanceRequests") return [200, this.#spotRequests(body)];
     const authorization =
       request?.headers.authorization ??
