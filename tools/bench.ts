@@ -1,9 +1,10 @@
 /** `npm run bench [-- --rounds N]`: what the README claims about time, as ratios measured in one run. */
 import { parseArgs } from "node:util";
 import Table from "cli-table3";
+import { benchAwsStart } from "./bench/aws.ts";
 import { benchDeployments } from "./bench/deployments.ts";
 import { benchDistance } from "./bench/distance.ts";
-import { judge, median } from "./bench/measure.ts";
+import { judge, median, type Claim } from "./bench/measure.ts";
 
 const { values } = parseArgs({
   options: { rounds: { type: "string", default: "3" }, help: { type: "boolean", short: "h" } },
@@ -23,7 +24,11 @@ async function bench(): Promise<void> {
   const say = (line: string): void => {
     console.error(line);
   };
-  const claims = [...(await benchDistance(rounds, say)), ...(await benchDeployments(rounds, say))];
+  const claims = [
+    ...(await benchAwsStart(rounds, say)),
+    ...(await benchDistance(rounds, say)),
+    ...(await benchDeployments(rounds, say)),
+  ];
   const table = new Table({
     head: ["CLAIM", "MEASURED", "BASELINE", "RATIO", "LIMIT", "HOLDS"],
     style: { head: [], border: [] },
@@ -33,8 +38,8 @@ async function bench(): Promise<void> {
     const limit = "atMost" in claim.limit ? `≤ ${claim.limit.atMost}` : `≥ ${claim.limit.atLeast}`;
     table.push([
       claim.claim,
-      seconds(claim.measured),
-      seconds(claim.baseline),
+      amount(claim, claim.measured),
+      amount(claim, claim.baseline),
       ratio.toFixed(2),
       limit,
       holds ? "yes" : "no",
@@ -42,6 +47,10 @@ async function bench(): Promise<void> {
     if (!holds) process.exitCode = 1;
   }
   console.log(table.toString());
+}
+
+function amount({ unit }: Claim, values: readonly number[]): string {
+  return unit === "bytes" ? `${(median(values) / 2 ** 20).toFixed(0)} MiB` : seconds(values);
 }
 
 function seconds(milliseconds: readonly number[]): string {

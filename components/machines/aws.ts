@@ -15,9 +15,9 @@ import { SecurityGroupIngressRule } from "@pulumi/aws/vpc/securityGroupIngressRu
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
 import { environmentOf, type AwsAccess } from "../../src/aws/access.ts";
-import { tags } from "../../src/aws/inventory.ts";
 import type { AwsLookup } from "../../src/aws/lookup.ts";
 import type { Place, Placement } from "../../src/aws/placement.ts";
+import { tags } from "../../src/aws/tags.ts";
 import {
   appliedMark,
   builderUser,

@@ -11,8 +11,9 @@ import {
 import type { AwsBuilderSpec, FleetSpec } from "../fleetSpec.ts";
 import type { System } from "../nix/system.ts";
 import { asking } from "./api.ts";
-import { findInstances, tags } from "./inventory.ts";
+import { findInstances } from "./inventory.ts";
 import { isMissing, pages } from "./pages.ts";
+import { tags } from "./tags.ts";
 
 /** Account that publishes the NixOS images. Source: https://nixos.github.io/amis. */
 export const imageOwner = "427812963091";

@@ -3,8 +3,9 @@ import { randomBytes } from "node:crypto";
 import { text } from "node:stream/consumers";
 import { accessFromEnvironment } from "./access.ts";
 import { asking, ec2Client } from "./api.ts";
-import { findOrphans, findTagged, remove, tags, type Known } from "./inventory.ts";
+import { findOrphans, findTagged, remove, type Known } from "./inventory.ts";
 import { place, release, type Placement } from "./placement.ts";
+import { tags } from "./tags.ts";
 
 const [command] = process.argv.slice(2);
 const actions: Readonly<Record<string, () => Promise<void>>> = {

@@ -1,7 +1,8 @@
 /** Finds out which of a builder's candidates can be had, by taking a place: nothing else makes AWS say so. */
 import { RunInstancesCommand, type _InstanceType, type EC2Client } from "@aws-sdk/client-ec2";
 import { asking, AwsError } from "./api.ts";
-import { findInstances, remove, tags, type Item } from "./inventory.ts";
+import { findInstances, remove, type Item } from "./inventory.ts";
+import { tags } from "./tags.ts";
 
 /** One instance type in one subnet. */
 export interface Place {

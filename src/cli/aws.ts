@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { execa } from "execa";
 import { accessVariables, type AwsAccess } from "../aws/access.ts";
 import type { Item } from "../aws/inventory.ts";
+import { tags } from "../aws/tags.ts";
 import { CliError } from "./stack.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
@@ -36,7 +37,7 @@ export async function findAwsAccess(stack: string): Promise<AwsAccess | undefine
  * @throws CliError when the API can't be asked.
  */
 export async function findAwsRemains(stack: string, access: AwsAccess): Promise<Item[]> {
-  const [{ asking, AwsError, ec2Client }, { findTagged, tags }] = await Promise.all([
+  const [{ asking, AwsError, ec2Client }, { findTagged }] = await Promise.all([
     import("../aws/api.ts"),
     import("../aws/inventory.ts"),
   ]);

@@ -11,7 +11,8 @@ import {
 import { execa } from "execa";
 import { afterEach, beforeAll, beforeEach, describe, expect, it, onTestFailed } from "vitest";
 import { ec2Client } from "../../src/aws/api.ts";
-import { findInstances, findTagged, tags } from "../../src/aws/inventory.ts";
+import { findInstances, findTagged } from "../../src/aws/inventory.ts";
+import { tags } from "../../src/aws/tags.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { systemOfThisMachine } from "../../src/nix/system.ts";
 import { withCloudPlugins } from "../../tools/setup/cloudPlugins.ts";

@@ -1,11 +1,13 @@
 /** Timing for benchmarks: wall times of commands in turn, compared by the ratio of their medians. */
 
-/** A claim: one duration is at most (or at least) so many times another, measured in the same run. */
+/** A claim: one duration, or amount of memory, is at most (or at least) so many times another, measured in the same run. */
 export interface Claim {
   readonly claim: string;
-  /** Milliseconds, one a round. */
+  /** Default: milliseconds. */
+  readonly unit?: "bytes";
+  /** One a round. */
   readonly measured: readonly number[];
-  /** Milliseconds, one a round. */
+  /** One a round. */
   readonly baseline: readonly number[];
   /** Bound of median(measured) / median(baseline). */
   readonly limit: { readonly atMost: number } | { readonly atLeast: number };

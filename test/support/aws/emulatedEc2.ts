@@ -80,6 +80,7 @@ export class EmulatedEc2 {
       AWS_REGION: this.region,
       AWS_ACCESS_KEY_ID: "AKIATEST",
       AWS_SECRET_ACCESS_KEY: "test",
+      AWS_MAX_ATTEMPTS: "4",
       AWS_EC2_METADATA_DISABLED: "true",
       AWS_CONFIG_FILE: "/dev/null",
       AWS_SHARED_CREDENTIALS_FILE: "/dev/null",
@@ -130,6 +131,11 @@ export class EmulatedEc2 {
     if (this.#moto === undefined) throw new Error("moto does not run");
     const action = body.get("Action");
     if (action === "GetConsoleOutput") return [200, this.#console(body.get("InstanceId") ?? "")];
+    if (action === "CancelSpotInstanceRequests") {
+      const id = body.get("SpotInstanceRequestId.1") ?? "";
+      const item = `<item><spotInstanceRequestId>${id}</spotInstanceRequestId><state>cancelled</state></item>`;
+      return [200, answerXml(action, `<spotInstanceRequestSet>${item}</spotInstanceRequestSet>`)];
+    }
     if (action === "DescribeSpotInstanceRequests") return [200, this.#spotRequests(body)];
     const authorization =
       request?.headers.authorization ??
@@ -140,7 +146,13 @@ export class EmulatedEc2 {
       body: body.toString(),
     });
     const xml = await answer.text();
-    if (!answer.ok) return [answer.status, xml];
+    if (!answer.ok) {
+      // What moto itself stumbles over it says in HTML; EC2 would say so, and be asked again.
+      const own = xml.includes("<Response>")
+        ? xml
+        : errorXml({ code: "InternalError", message: `${action ?? ""} failed` });
+      return [answer.status, own];
+    }
     if (action === "ImportKeyPair") {
       const material = Buffer.from(body.get("PublicKeyMaterial") ?? "", "base64").toString();
       this.#publicKeys.set(body.get("KeyName") ?? "", material);
@@ -186,7 +198,7 @@ export class EmulatedEc2 {
     for (const [id, request] of this.#spot) {
       xml = xml.replaceAll(
         `<instanceId>${id}</instanceId>`,
-        `$&<instanceLifecycle>spot</instanceLifecycle><spotInstanceRequestId>${request}</spotInstanceRequestId>`,
+        `$&<spotInstanceRequestId>${request}</spotInstanceRequestId>`,
       );
     }
     return xml;

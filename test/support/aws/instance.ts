@@ -35,9 +35,9 @@ export function instanceHost({ userData, publicKey, address, hostName, arm, faul
       put("/etc/nixos-boot", boot);
       put("/etc/nixos-convert", conversion());
       put("/usr/local/sbin/nix-channel", "#!/bin/sh\nexit 0\n", 0o755);
-      put("/usr/local/sbin/nixos-rebuild", fault === "nixos-rebuild fails" ? failing : rebuild, 0o755);
+      put("/usr/local/sbin/nixos-rebuild", rebuilds[fault ?? "another host key"], 0o755);
       put("/usr/local/sbin/sleep", "#!/bin/sh\nexec /bin/sleep 0.05\n", 0o755);
-      if (fault === "never opens SSH") put("/etc/no-sshd", "");
+      if (fault === "never opens SSH") put("/etc/emulated-no-sshd", "");
       // The image generates one of its own where it finds none in the user data.
       if (fault === "another host key") put("/etc/emulated-other-key", "");
     },
@@ -62,7 +62,8 @@ if [ -s "$userData" ]; then
     echo "$key_pub" > /etc/ssh/ssh_host_ed25519_key.pub
   fi
 fi
-if [ -e /etc/nixos-boot-builder ]; then sh /etc/nixos-boot-builder
+if [ -e /etc/emulated-no-sshd ]; then :
+elif [ -e /etc/nixos-boot-builder ]; then sh /etc/nixos-boot-builder
 else
   cat >/etc/ssh/sshd_config <<CONF
 HostKey /etc/ssh/ssh_host_ed25519_key
@@ -91,6 +92,12 @@ const failing = `#!/bin/sh
 echo "error: attribute 'broken' missing"
 exit 1
 `;
+
+const rebuilds: Readonly<Record<NonNullable<Metadata["fault"]>, string>> = {
+  "never opens SSH": "#!/bin/sh\nexec /bin/sleep 600\n",
+  "nixos-rebuild fails": failing,
+  "another host key": rebuild,
+};
 
 /** What makes the host a builder, at the places that are free here. */
 function conversion(): string {
