@@ -213,7 +213,7 @@ describe("the flake's module", () => {
     using directory = temporaryDirectory();
     const file = `${directory.path}/fleet.json`;
     const machine = { ...x86, [field]: value };
-    expect(() => checkBuildMachine(machine as BuildMachine)).toThrow(InvalidValue);
+    expect(() => checkBuildMachine(machine)).toThrow(InvalidValue);
     writeFileSync(file, JSON.stringify([machine]));
     expect(() => evaluateModules("system", [[clientModule, `{ nix.builderFleet = ${renderNix({ file })}; }`]])).toThrow(
       `nix.builderFleet.file: ${field} `,
