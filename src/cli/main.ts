@@ -38,7 +38,7 @@ program
   .action(async ({ json, ...options }: { json?: true; stack?: string }) => {
     const rows = await liveStatus(await readFleet(stack(options)));
     console.log(json === true ? JSON.stringify(rows, null, 2) : renderStatus(rows));
-    if (rows.some(({ answers }) => answers !== true)) process.exitCode = 1;
+    if (rows.some(({ answers }) => answers === false)) process.exitCode = 1;
   });
 
 program

@@ -17,7 +17,9 @@ export interface BuilderStatus {
   readonly address: string;
   /** Seconds that the smoke test's build took; `null`: not verified. */
   readonly verifiedInSeconds: number | null;
-  /** Whether its store answers now; `undefined`: not asked. */
+  /** Whether it is the builder of a service: a third party's, which the fleet neither tests nor answers for. */
+  readonly ofService: boolean;
+  /** Whether its store answers now; `undefined`: not asked, as services aren't. */
   readonly answers?: boolean;
   /** Seconds until it answered. */
   readonly answeredInSeconds?: number;
@@ -37,19 +39,21 @@ export function recordedStatus(fleet: Fleet): BuilderStatus[] {
       alias: builder.alias,
       systems: builder.systems,
       address: `${builder.hostName}:${builder.port}`,
+      // The fleet's own have a verdict each, also where no test was made.
+      ofService: verdict === undefined,
       verifiedInSeconds: verdict?.verified === true ? verdict.seconds : null,
     };
   });
 }
 
-/** As `recordedStatus`, and each builder's store is asked for an answer. */
+/** As `recordedStatus`, and the store of each of the fleet's own builders is asked for an answer. */
 export async function liveStatus(fleet: UsableFleet): Promise<BuilderStatus[]> {
   const clientDirectory = writeOwnClient(fleet);
   const env = clientEnvironment({ clientDirectory, store: `${stackDirectory(fleet.stack)}/store` });
   return Promise.all(
     recordedStatus(fleet).map(async (status, index): Promise<BuilderStatus> => {
       const builder = fleet.builders[index];
-      return builder === undefined ? status : { ...status, ...(await askForAnswer(builder, env)) };
+      return builder === undefined || status.ofService ? status : { ...status, ...(await askForAnswer(builder, env)) };
     }),
   );
 }
@@ -94,12 +98,20 @@ export function renderStatus(rows: readonly BuilderStatus[]): string {
       row.name,
       row.systems.join(", "),
       row.address,
-      row.verifiedInSeconds === null ? "no" : `in ${row.verifiedInSeconds.toFixed(1)} s`,
-      ...(live
-        ? [row.answers === true ? `answers in ${(row.answeredInSeconds ?? 0).toFixed(1)} s` : "does not answer"]
-        : []),
+      describeVerification(row),
+      ...(live ? [describeAnswer(row)] : []),
     ]);
   }
   const reasons = rows.flatMap(({ name, reason }) => (reason === undefined ? [] : [`${name}: ${reason}`]));
   return [table.toString().replaceAll(/ +$/gm, ""), ...reasons].join("\n");
+}
+
+function describeVerification({ ofService, verifiedInSeconds }: BuilderStatus): string {
+  if (ofService) return "not tested";
+  return verifiedInSeconds === null ? "no" : `in ${verifiedInSeconds.toFixed(1)} s`;
+}
+
+function describeAnswer({ answers, answeredInSeconds = 0 }: BuilderStatus): string {
+  if (answers === undefined) return "not asked";
+  return answers ? `answers in ${answeredInSeconds.toFixed(1)} s` : "does not answer";
 }

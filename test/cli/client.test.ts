@@ -2,7 +2,8 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync, statSync
 import { tmpdir } from "node:os";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { describeForms, writeClient } from "../../src/cli/client.ts";
-import type { UsableFleet } from "../../src/cli/stack.ts";
+import { stackDirectory, writeOwnClient, type UsableFleet } from "../../src/cli/stack.ts";
+import { clientDirectoryFiles } from "../../src/client/directory.ts";
 import { toPublicHostKey } from "../../src/ssh/hostKey.ts";
 
 const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPIQCZc54poJ8vqawd8TraNryQeJnvH1eLpIDgbiqymM";
@@ -70,6 +71,22 @@ describe("fleet client", () => {
     expect(statSync(`${directory}/id_ed25519`).mode & 0o777).toBe(0o600);
     expect(read("machines")).toContain(`${directory}/id_ed25519`);
     expect(read("nix.conf")).toContain("extra-substituters = https://cache.example.org");
+  });
+
+  it("gives this checkout's own client the same caches", () => {
+    const own = { ...fleet, stack: `client-test-${process.pid}` };
+    try {
+      expect(readFileSync(`${writeOwnClient(own)}/nix.conf`, "utf8")).toBe(
+        clientDirectoryFiles(own.builders, { ...own.clientSettings, directory: writeOwnClient(own), privateKey: "K" })[
+          "nix.conf"
+        ],
+      );
+      expect(readFileSync(`${writeOwnClient(own)}/nix.conf`, "utf8")).toContain(
+        "extra-substituters = https://cache.example.org",
+      );
+    } finally {
+      rmSync(stackDirectory(own.stack), { recursive: true, force: true });
+    }
   });
 
   it("gives a client of the configuration its own key and profile", () => {

@@ -172,6 +172,14 @@ describe("a fleet of local builders", () => {
     expect(down.stdout).toMatch(/arm: .*nothing listens on its SSH port|arm: .*no Nix answers/);
   });
 
+  it("gives each form where its key belongs, and a workflow no builder of this machine", async () => {
+    const outputs = (await fleet.outputs()) as Record<string, string>;
+    expect(outputs["nixosModule"]).toContain('sshKey = "/etc/nix/fleet/id_ed25519";');
+    expect(outputs["homeManagerModule"]).toContain("IdentityFile ~/.ssh/nix-builder-fleet_ed25519\n");
+    expect(outputs["homeManagerModule"]).not.toContain("/etc/nix/fleet");
+    expect(outputs["githubWorkflow"]).toMatch(/^# .*-x86 is at 127\.\S+ .*no runner of GitHub reaches.*\n$/);
+  });
+
   it("writes a client directory that works from anywhere", async () => {
     const directory = `${fleet.project}/client of none`.replaceAll(" ", "-");
     const { exitCode, stdout } = await fleetCli("client", directory);

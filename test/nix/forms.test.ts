@@ -157,6 +157,10 @@ describe("profiles", () => {
     expect(parseNixConf(forms.nixConf.render([x86, arm], options)).get("max-jobs")).toBe(maxJobs);
     expect(typeof readNixConf(directory.path)["max-jobs"]?.value).toBe("number");
     expect(forms.sshConfig.render([x86, arm], options)).toBe(forms.sshConfig.render([x86, arm]));
+    expect(forms.knownHosts.render([x86, arm], options)).toBe(forms.knownHosts.render([x86, arm]));
+    if (profile === "remote-only" || profile === "balanced") {
+      expect(forms.machines.render([x86, arm], options)).toBe(forms.machines.render([x86, arm]));
+    }
   });
 
   test("local-first keeps a builder for the systems that the client lacks", () => {

@@ -1,12 +1,15 @@
 /** Every form against a real builder: it builds with the pinned host key, and with another one it refuses to connect. */
 import { execFileSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { renderGithubWorkflow } from "../../src/ci/githubWorkflow.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { clientFiles } from "../../src/nix/clientFiles.ts";
-import { renderHomeManagerModule } from "../../src/nix/homeManagerModule.ts";
+import { formNames, forms, type FormName } from "../../src/nix/forms.ts";
 import { renderMachines } from "../../src/nix/machinesFile.ts";
-import { renderNixosModule } from "../../src/nix/nixosModule.ts";
+import { renderNix } from "../../src/nix/nixExpression.ts";
 import { renderKnownHosts } from "../../src/ssh/knownHosts.ts";
 import { startLocalBuilder, type LocalBuilder } from "../support/localBuilder.ts";
 import { ed25519 } from "./fleets.ts";
@@ -85,56 +88,122 @@ describe("the plain files", () => {
   });
 });
 
-describe.each([
-  ["NixOS", "builders"],
-  ["NixOS", "remote store"],
-  ["home-manager", "builders"],
-  ["home-manager", "remote store"],
-] as const)("what the %s module configures, as %s", (system, store) => {
-  /** The module's values where NixOS and home-manager would put them; ssh's own files stand in for those of the system. */
-  const files = (machine: BuildMachine) => (directory: string) => {
-    // No shared connections: their sockets would lie in the home directory of whoever runs the tests.
-    const options = { sshKey: `${directory}/id_ed25519`, maxSessions: 1 };
-    const nixConf = { "nix.conf": `builders = @${directory}/machines\n` };
-    const evaluateModule = (module: string) =>
-      evaluate(`(${module}) { lib = { mkBefore = x: x; mkDefault = x: x; }; }`) as Record<
-        string,
-        Record<string, unknown>
-      >;
-    if (system === "home-manager") {
-      // ssh takes ~ from the passwd file, so that the test has to name its own directory.
-      const text = renderHomeManagerModule([machine], options).replaceAll("~/.ssh/nix-builder-fleet", directory);
-      const { home } = evaluateModule(text) as { home: { file: Record<string, { text: string }> } };
-      const read = (name: string) => home.file[`.ssh/nix-builder-fleet/${name}`]?.text ?? "";
-      return { ...nixConf, machines: read("machines"), ssh_config: read("config"), known_hosts: read("known_hosts") };
-    }
-    const { nix, programs } = evaluateModule(renderNixosModule([machine], options)) as {
-      nix: { buildMachines: Record<string, string & string[]>[] };
-      programs: {
-        ssh: { extraConfig: string; knownHosts: Record<string, { hostNames: string[]; publicKey: string }> };
-      };
-    };
-    const known = Object.values(programs.ssh.knownHosts).map(
-      (host) => `${host.hostNames.join(",")} ${host.publicKey}\n`,
-    );
-    const rows = nix.buildMachines.map((m) =>
-      // As nixos/modules/config/nix-remote-build.nix writes them.
-      [
-        `${m["protocol"] ?? ""}://${m["sshUser"] ?? ""}@${m["hostName"] ?? ""}`,
-        m["systems"]?.join(","),
-        m["sshKey"],
-        m["maxJobs"],
-      ]
-        .concat([m["speedFactor"], m["supportedFeatures"]?.join(","), "-", m["publicHostKey"]])
-        .join(" "),
-    );
-    return {
-      ...nixConf,
-      machines: `${rows.join("\n")}\n`,
-      ssh_config: `${programs.ssh.extraConfig}\n  GlobalKnownHostsFile ${directory}/known_hosts\n`,
-      known_hosts: known.join(""),
+interface SystemConfig {
+  readonly nix: { readonly buildMachines: readonly BuildMachine[] };
+  readonly programs: {
+    readonly ssh: {
+      readonly extraConfig: string;
+      readonly knownHosts: Record<string, { hostNames: readonly string[]; publicKey: string }>;
     };
   };
+}
+
+/** A module's values where NixOS or nix-darwin would put them; ssh's own files stand in for those of the system. */
+function systemFiles({ nix, programs }: SystemConfig, directory: string): Record<string, string> {
+  const known = Object.values(programs.ssh.knownHosts).map((host) => `${host.hostNames.join(",")} ${host.publicKey}\n`);
+  const rows = nix.buildMachines.map((m) =>
+    // As nixos/modules/config/nix-remote-build.nix writes them.
+    [`${m.protocol}://${m.sshUser}@${m.hostName}`, m.systems.join(","), m.sshKey, m.maxJobs]
+      .concat([m.speedFactor, m.supportedFeatures.join(","), "-", m.publicHostKey])
+      .join(" "),
+  );
+  return {
+    "nix.conf": `builders = @${directory}/machines\n`,
+    machines: `${rows.join("\n")}\n`,
+    ssh_config: `${programs.ssh.extraConfig}\n  GlobalKnownHostsFile ${directory}/known_hosts\n`,
+    known_hosts: known.join(""),
+  };
+}
+
+const stubs = fileURLToPath(new URL("stubs", import.meta.url));
+function evaluateModules(options: "system" | "home", modules: readonly string[]): unknown {
+  const list = [`${stubs}/${options}.nix`, ...modules.map((module) => `(${module})`)].join(" ");
+  return evaluate(`(import ${stubs}/lib.nix).evalModules { modules = [ ${list} ]; }`);
+}
+
+/** The files that a form comes to in `directory`, with the form's text alone to speak of the builder. */
+type Pinned = (machine: BuildMachine, directory: string) => Record<string, string>;
+
+/** No shared connections: their sockets would lie in the home directory of whoever runs the tests. */
+const optionsIn = (directory: string) => ({ directory, sshKey: `${directory}/id_ed25519`, maxSessions: 1 });
+const systemModule =
+  (form: "nixosModule" | "darwinModule"): Pinned =>
+  (machine, directory) =>
+    systemFiles(
+      evaluateModules("system", [forms[form].render([machine], optionsIn(directory))]) as SystemConfig,
+      directory,
+    );
+/** These four go together, and none does anything without the others. */
+const plainFiles: Pinned = (machine, directory) => ({
+  machines: forms.machines.render([machine], optionsIn(directory)),
+  "nix.conf": forms.nixConf.render([machine], optionsIn(directory)),
+  ssh_config: forms.sshConfig.render([machine], optionsIn(directory)),
+  known_hosts: forms.knownHosts.render([machine], optionsIn(directory)),
+});
+
+/** Every form that there is: a new one neither compiles nor passes until it stands here. */
+const pinned: Record<FormName, Pinned> = {
+  nixosModule: systemModule("nixosModule"),
+  darwinModule: systemModule("darwinModule"),
+  homeManagerModule: (machine, directory) => {
+    // ssh takes ~ from the passwd file, so that the test has to name its own directory.
+    const text = forms.homeManagerModule
+      .render([machine], optionsIn(directory))
+      .replaceAll("~/.ssh/nix-builder-fleet", directory);
+    const { home } = evaluateModules("home", [text]) as { home: { file: Record<string, { text: string }> } };
+    const read = (name: string) => home.file[`.ssh/nix-builder-fleet/${name}`]?.text ?? "";
+    return {
+      "nix.conf": `builders = @${directory}/machines\n`,
+      machines: read("machines"),
+      ssh_config: read("config"),
+      known_hosts: read("known_hosts"),
+    };
+  },
+  machines: plainFiles,
+  nixConf: plainFiles,
+  sshConfig: plainFiles,
+  knownHosts: plainFiles,
+  githubWorkflow: (machine, directory) => {
+    // The builder of this test is on a loopback address, which the form refuses; its renderer doesn't.
+    const text = renderGithubWorkflow([machine], { maxSessions: 1 });
+    const file = (name: string) =>
+      new RegExp(`>"\\$FLEET_DIR/${name}" <<'END_OF_FILE'\\n([^]*?) *END_OF_FILE\\n`)
+        .exec(text)?.[1]
+        ?.replaceAll(/^ {10}/gm, "")
+        .replaceAll("/@FLEET_DIR@", directory) ?? "";
+    return Object.fromEntries(["machines", "nix.conf", "ssh_config", "known_hosts"].map((name) => [name, file(name)]));
+  },
+  buildersOption: (machine, directory) => {
+    const text = forms.buildersOption.render([machine], { ...optionsIn(directory), nixVersion: "2.31" });
+    // The installed Nix may be too old for a port in the URI: ssh is told of the port alone, by the address that the line has.
+    const line = /^--builders '(.*)'\n$/.exec(text)?.[1]?.replace(`:${machine.port} `, " ") ?? "";
+    return {
+      "nix.conf": `builders = ${line}\n`,
+      ssh_config: `Host ${machine.hostName}\n  Port ${machine.port}\n  BatchMode yes\n  GlobalKnownHostsFile /dev/null\n`,
+    };
+  },
+  fleetJson: (machine, directory) => {
+    const file = join(mkdtempSync(join(builder.directory, "json-")), "fleet.json");
+    writeFileSync(file, forms.fleetJson.render([machine]));
+    const settings = renderNix({ file, sshKey: `${directory}/id_ed25519`, maxSessions: 1 });
+    const module = fileURLToPath(new URL("../../nixos/client.nix", import.meta.url));
+    return systemFiles(
+      evaluateModules("system", [module, `{ nix.builderFleet = ${settings}; }`]) as SystemConfig,
+      directory,
+    );
+  },
+};
+
+/** Forms that are files of one folder are tried together, everything else by itself. */
+const cases = [...new Set(formNames.map((name) => pinned[name]))].flatMap((render) => {
+  const names = formNames.filter((name) => pinned[name] === render);
+  // By address there is no alias that could name a remote store.
+  const stores = names.includes("buildersOption") ? (["builders"] as const) : (["builders", "remote store"] as const);
+  return stores.map((store) => [names.join(", "), store, render] as const);
+});
+
+describe.each(cases)("what %s configures, as %s", (_, store, render) => {
+  const files = (machine: BuildMachine) => (directory: string) => render(machine, directory);
 
   test("builds with the pinned key, and refuses with another", async () => {
     const good = write(files(builder.machine));
