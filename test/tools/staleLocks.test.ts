@@ -23,6 +23,20 @@ it("drops the lock of a process that has ended, and of one whose number another 
   expect(readdirSync(locks)).toEqual([]);
 });
 
+it("removes attributes that a killed process had half written, and no others", () => {
+  const stacks = `${state}/.pulumi/stacks/nix-builder-fleet`;
+  mkdirSync(stacks, { recursive: true });
+  writeFileSync(`${stacks}/dev.json`, "");
+  writeFileSync(`${stacks}/dev.json.attrs`, "");
+  writeFileSync(`${stacks}/dev.json.bak.attrs`, '{"user.cache_control":"","md5"');
+  writeFileSync(`${stacks}/prod.json.attrs`, '{"md5":"x"}\n');
+  dropStaleLocks(`file://${state}`);
+  expect(readdirSync(stacks)).toHaveLength(4);
+  write("dead", { pid: nobody, hostname: hostname() });
+  dropStaleLocks(`file://${state}`);
+  expect(readdirSync(stacks)).toEqual(["dev.json", "prod.json.attrs"]);
+});
+
 it("keeps the lock of another machine, of what it can't read, and of a backend that is no folder", () => {
   write("elsewhere", { pid: nobody, hostname: "another-machine" });
   write("nonsense", "{");
