@@ -147,11 +147,9 @@ export class EmulatedEc2 {
     });
     const xml = await answer.text();
     if (!answer.ok) {
-      // What moto itself stumbles over it says in HTML; EC2 would say so, and be asked again.
-      const own = xml.includes("<Response>")
-        ? xml
-        : errorXml({ code: "InternalError", message: `${action ?? ""} failed` });
-      return [answer.status, own];
+      // What moto itself stumbles over it says in HTML; EC2 would say so in its own words, and be asked again.
+      if (!/^\s*<(!doctype )?html/i.test(xml)) return [answer.status, xml];
+      return [500, errorXml({ code: "InternalError", message: `${action ?? ""} failed` })];
     }
     if (action === "ImportKeyPair") {
       const material = Buffer.from(body.get("PublicKeyMaterial") ?? "", "base64").toString();
