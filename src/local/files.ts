@@ -1,6 +1,5 @@
 /** The configuration files of one local builder, as text. */
 import { defaultsFor, type Size } from "../bootstrap/defaults.ts";
-import { systemOfThisMachine } from "../nix/system.ts";
 import type { LocalMachine } from "./spec.ts";
 
 /** Absolute paths of the programs that a local builder runs. */
@@ -91,7 +90,6 @@ LogLevel INFO
 }
 
 function nixConf(machine: LocalMachine, tools: LocalTools, account: LocalAccount): string {
-  const foreign = machine.system !== systemOfThisMachine();
   const defaults = defaultsFor(account.size);
   const maxJobs = machine.maxJobs ?? defaults.maxJobs;
   return [
@@ -103,8 +101,9 @@ function nixConf(machine: LocalMachine, tools: LocalTools, account: LocalAccount
     `cores = ${defaults.cores}`,
     `min-free = ${defaults.minFreeMiB * 2 ** 20}`,
     `max-free = ${defaults.maxFreeMiB * 2 ** 20}`,
-    `system = ${foreign ? (systemOfThisMachine() ?? machine.system) : machine.system}`,
-    `extra-platforms = ${foreign ? machine.system : ""}`,
+    // An emulated builder is for its own system alone; nothing of this machine's comes with it.
+    `system = ${machine.system}`,
+    "extra-platforms =",
     // Without a way out, Nix would retry its cache for 5 s at every connection; what it can't fetch the client sends.
     "download-attempts = 1",
     "connect-timeout = 5",
