@@ -4,7 +4,22 @@ import type { BuilderFleet } from "../../components/builderFleet.ts";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
 
 const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPIQCZc54poJ8vqawd8TraNryQeJnvH1eLpIDgbiqymM";
-const measured = `{"bootId":"boot","arch":"x86_64","cpus":7,"memoryMiB":1}`;
+const measured = `bootId = boot
+arch = x86_64
+cpus = 7
+memoryMiB = 65536
+diskMiB = 1000
+diskFreeMiB = 900
+kvm = false
+nixVersion = 2.8.0
+nixSystems = x86_64-linux
+nixFeatures = big-parallel
+sandbox = true
+cores = 0
+minFree = 0
+maxFree = 0
+maxStartups =
+`;
 const secretMark = "4dabf18193072939515e22adb298388d";
 
 interface Registered {
