@@ -43,9 +43,8 @@ export function cloudConfig(birth: Birth): string {
     ...(conversion !== undefined && { applied: appliedMark(module) }),
   };
   const config = {
-    // The default, true, would delete what ssh_keys writes on the next boot of another instance; no key is generated.
+    // The image's own keys go; with ssh_keys, cloud-init generates none.
     ssh_deletekeys: true,
-    ssh_genkeytypes: [],
     ssh_keys: {
       ed25519_private: `${birth.hostPrivateKey.trimEnd()}\n`,
       ed25519_public: `${birth.hostPublicKey.trim()}\n`,
