@@ -4,6 +4,7 @@ import Table from "cli-table3";
 import { benchAwsStart } from "./bench/aws.ts";
 import { benchDeployments } from "./bench/deployments.ts";
 import { benchDistance } from "./bench/distance.ts";
+import { benchHetzner } from "./bench/hetzner.ts";
 import { judge, median, type Claim } from "./bench/measure.ts";
 
 const { values } = parseArgs({
@@ -28,6 +29,7 @@ async function bench(): Promise<void> {
     ...(await benchAwsStart(rounds, say)),
     ...(await benchDistance(rounds, say)),
     ...(await benchDeployments(rounds, say)),
+    ...(await benchHetzner(rounds, say)),
   ];
   const table = new Table({
     head: ["CLAIM", "MEASURED", "BASELINE", "RATIO", "LIMIT", "HOLDS"],
