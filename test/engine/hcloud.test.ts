@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, onTes
 import { connection } from "../../src/provision/ssh.ts";
 import { toHostKey } from "../../src/ssh/hostKey.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
+import { emulationObstacle, registerEmulation, unregisterEmulation } from "../../src/local/emulation.ts";
 import { systemOfThisMachine } from "../../src/nix/system.ts";
 import { withCloudPlugins } from "../../tools/setup/cloudPlugins.ts";
 import { setUp } from "../../tools/setup/index.ts";
@@ -146,6 +147,28 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     const alone = ["-o", "ControlPath=none", "-l", "root", builder.alias, "id"];
     const asRoot = await execa("ssh", [...ssh.slice(0, 4), ...alone], { reject: false });
     expect(asRoot.stderr).toMatch(/Permission denied/);
+  });
+
+  it("has Arm builders beside those of x86_64, each proven by a build for its own system", async ({ skip }) => {
+    skip(system !== "x86_64-linux", "this machine is Arm itself");
+    const owner = fleet.stack;
+    const reason = emulationObstacle(owner, "aarch64-linux");
+    skip(reason !== undefined, `programs of Arm can't run here: ${reason ?? ""}`);
+    registerEmulation(owner, "aarch64-linux");
+    try {
+      const arm = { name: "arm", provider: "hcloud", system: "aarch64-linux", candidates: ["cax31@fsn1"] };
+      fleet.configure(configuration([own, arm]));
+      await up();
+      const { builders, verification } = await outputs();
+      expect(builders.find(({ alias }) => alias.endsWith("arm"))).toMatchObject({ systems: ["aarch64-linux"] });
+      expect(verification).toMatchObject({ own: { verified: true }, arm: { verified: true, arch: "aarch64" } });
+      expect(api.all("servers").map(({ server_type, image }) => [server_type, image])).toContainEqual([
+        expect.objectContaining({ name: "cax31", architecture: "arm" }),
+        expect.objectContaining({ architecture: "arm" }),
+      ]);
+    } finally {
+      unregisterEmulation(owner, "aarch64-linux");
+    }
   });
 
   describe("places", () => {

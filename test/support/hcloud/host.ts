@@ -123,6 +123,9 @@ export class Host {
     put("/etc/hostname", `${hostName}\n`);
     put("/etc/emulated-address", address);
     put("/etc/emulated-system", arm === true ? "aarch64-linux" : "");
+    // The kernel is this machine's own: it would name its architecture to who asks outside of a build.
+    if (arm === true)
+      put("/usr/local/sbin/uname", `#!/bin/sh\n[ "$*" = -m ] && echo aarch64 || exec /usr/bin/uname "$@"\n`, 0o755);
     if (snapshot === undefined) put("/etc/os-release", 'ID=debian\nVERSION_ID="12"\nNAME="Debian GNU/Linux"\n');
     put(
       "/etc/ssh/sshd_config",
