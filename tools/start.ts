@@ -1,18 +1,20 @@
 /** `npm start`: set up what is missing, deploy the stack, and say what to try next. */
 import { relative } from "node:path";
 import { parseArgs } from "node:util";
-import { deploy } from "./deployment.ts";
+import { deploy, type Deployment } from "./deployment.ts";
 import { fail, LaunchError } from "./launch.mjs";
 import { pulumiEnvironment, requireStack, unlock } from "./pulumi.ts";
 import { withCloudPlugins } from "./setup/cloudPlugins.ts";
 import { setUp } from "./setup/index.ts";
 import { defaultStack, stackOption, whichStack } from "./stack.ts";
+import { rememberDeployment, unchangedDeployment } from "./unchanged.ts";
 
 const usage = `usage: npm start [-- --stack NAME]
 
 Sets up what is missing on this machine, deploys the stack (default: $PULUMI_STACK, else the one that
 \`npm run pulumi -- stack select\` has selected, else ${defaultStack}) and verifies its builders.
-Safe to repeat: what stands already is left alone.`;
+Safe to repeat: what stands already is left alone, and where nothing has changed since the last deployment and every builder of
+this machine runs, nothing is deployed (\`npm run pulumi -- up\` does so all the same).`;
 
 try {
   const { values } = parseArgs({
@@ -32,10 +34,10 @@ async function start(named: string | undefined): Promise<number> {
   const env = { ...chosen, PULUMI_STACK: stack };
   unlock(env);
   requireStack(env);
-  console.log(`Deploying stack ${stack}`);
+  const unchanged = unchangedDeployment(env, stack);
   // What shows the result is loaded while the deployment runs.
   const [{ exitCode, outputs }, { parseFleet, stackDirectory }, { recordedStatus, renderStatus }] = await Promise.all([
-    deploy(env, console.log),
+    unchanged === undefined ? deployNow(env, stack) : { exitCode: 0, outputs: unchanged },
     import("../src/cli/stack.ts"),
     import("../src/cli/status.ts"),
   ]);
@@ -43,6 +45,8 @@ async function start(named: string | undefined): Promise<number> {
     console.error("\nThe fleet is not up; the reason stands above. Once it is mended, `npm start` goes on from here.");
     return exitCode;
   }
+  if (unchanged === undefined) rememberDeployment(env, stack, outputs);
+  else console.log(`Stack ${stack} stands as it was deployed, and its builders run: nothing to do.`);
   const fleet = parseFleet(stack, outputs);
   const systems = new Set(fleet.builders.flatMap((builder) => builder.systems));
   // docs/hello.nix has an attribute for each system; asked for all, it needs builders for all.
@@ -61,4 +65,9 @@ Try next:
   npm run pulumi -- destroy${other}
       removes everything again`);
   return 0;
+}
+
+function deployNow(env: NodeJS.ProcessEnv, stack: string): Promise<Deployment> {
+  console.log(`Deploying stack ${stack}`);
+  return deploy(env, console.log);
 }

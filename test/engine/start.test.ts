@@ -1,11 +1,12 @@
 /** `npm start`, and which stack it, `npm run pulumi` and `npx fleet` take: in a checkout of its own. */
 import { spawn, type ChildProcess } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { execa } from "execa";
 import { stringify } from "yaml";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { runningSshd } from "../../src/local/processes.ts";
 import { setUp } from "../../tools/setup/index.ts";
 import { cleanEnvironment, copyOfCheckout } from "../support/checkoutCopy.ts";
 import { system } from "../support/localFleet.ts";
@@ -73,7 +74,29 @@ describe("npm start", () => {
   it("has nothing to do the second time", async () => {
     const { exitCode, output } = await start();
     expect(exitCode, output).toBe(0);
-    expect(output).not.toContain("sshd started");
+    expect(output).toContain("Stack dev stands as it was deployed, and its builders run: nothing to do.");
+    expect(output).toMatch(/^here +\S+-linux +127\.\S+ +in \d+\.\d s$/m);
+  });
+
+  it("deploys again when the configuration, the state, a file of the client or a builder is not as it was left", async () => {
+    const deploys = async (): Promise<void> => {
+      const again = await start();
+      expect(again.exitCode, again.output).toBe(0);
+      expect(again.output).toContain("Deploying stack dev");
+      expect((await start()).output).toContain("nothing to do");
+    };
+    const configuration = join(checkout, "Pulumi.dev.yaml");
+    writeFileSync(configuration, `${readFileSync(configuration, "utf8")}# a comment\n`);
+    await deploys();
+    rmSync(join(checkout, ".fleet/stacks/dev/client/known_hosts"));
+    const missing = await start();
+    expect(missing.output).toContain("Deploying stack dev");
+    await fleet("status"); // writes the client's files again
+    process.kill(Number(readFileSync(join(checkout, ".fleet/stacks/dev/machines/here/sshd.pid"), "utf8")));
+    await expect.poll(() => runningSshd(join(checkout, ".fleet/stacks/dev/machines/here"))).toBeUndefined();
+    const revived = await start();
+    expect(revived.output).toContain("here: sshd started");
+    expect((await start()).output).toContain("nothing to do");
   });
 
   it("waits for nobody, but says who is deploying", async () => {
@@ -83,6 +106,7 @@ describe("npm start", () => {
     const lock = { pid: other.pid, username: "somebody", hostname: hostname(), timestamp: new Date().toISOString() };
     mkdirSync(locks, { recursive: true });
     writeFileSync(join(locks, "1.json"), JSON.stringify(lock));
+    writeFileSync(join(checkout, "Pulumi.dev.yaml"), "# something to deploy\n", { flag: "a" });
     const { exitCode, output } = await start();
     rmSync(join(locks, "1.json"));
     other.kill();
