@@ -90,7 +90,7 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     expect((await cli).signal).toBe("SIGKILL");
     api.faults.length = 0;
     api.actionPolls = 0;
-    await fleet.pulumi("cancel", "--yes");
+    fleet.unlock();
   };
   const killable: [string, (request: ApiRequest) => boolean][] = [
     ["while a place is held", ({ method, path }) => method === "POST" && path === "/servers"],

@@ -17,6 +17,7 @@ import { execa } from "execa";
 import { stringify } from "yaml";
 import { withCloudPlugins, type CloudPluginName } from "../../tools/setup/cloudPlugins.ts";
 import { setUp } from "../../tools/setup/index.ts";
+import { dropStaleLocks } from "../../tools/staleLocks.ts";
 import { emulationOwner } from "../../src/local/plan.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
@@ -96,6 +97,11 @@ export class TestDeployment {
     return { exitCode: exitCode ?? 1, output: all };
   }
 
+  /** What `npm run pulumi` and `npm start` do first: takes back what a killed CLI left in the state's folder. */
+  unlock(): void {
+    dropStaleLocks(this.#env["PULUMI_BACKEND_URL"]);
+  }
+
   /** Starts the CLI; a test may read along and kill it. */
   start(...words: readonly string[]) {
     return execa("pulumi", [...words, "--color", "never", "--non-interactive"], {
@@ -119,7 +125,7 @@ export class TestDeployment {
 
   /** Destroys what there is and removes the project; for `afterAll`, whatever happened before. */
   async remove(): Promise<void> {
-    await this.pulumi("cancel", "--yes");
+    this.unlock();
     const { exitCode, output } = await this.destroy();
     rmSync(this.project, { recursive: true, force: true });
     if (exitCode !== 0) throw new Error(`destroy of ${this.stack} failed:\n${output}`);
