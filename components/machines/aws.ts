@@ -1,6 +1,4 @@
 /** Provider `aws`: EC2 instances of the official NixOS images that run nixos/builder.nix. */
-import { readFileSync } from "node:fs";
-import { resolve } from "node:path";
 import { Instance } from "@pulumi/aws/ec2/instance.js";
 import { InternetGateway } from "@pulumi/aws/ec2/internetGateway.js";
 import { KeyPair } from "@pulumi/aws/ec2/keyPair.js";
@@ -18,17 +16,11 @@ import { environmentOf, type AwsAccess } from "../../src/aws/access.ts";
 import type { AwsLookup } from "../../src/aws/lookup.ts";
 import type { Place, Placement } from "../../src/aws/placement.ts";
 import { tags } from "../../src/aws/tags.ts";
-import {
-  appliedMark,
-  builderUser,
-  keyFiles,
-  moduleFiles,
-  type BuilderParameters,
-} from "../../src/bootstrap/builderFiles.ts";
+import { builderUser } from "../../src/bootstrap/builderFiles.ts";
 import { instanceUserData } from "../../src/bootstrap/userData.ts";
 import type { AwsBuilderSpec, FleetSpec } from "../../src/fleetSpec.ts";
-import type { Provisioning } from "../../src/provision/provision.ts";
 import { commandDefaults, scriptCommand } from "../checkout.ts";
+import { builderNix, builderParameters, provisionNixos } from "../nixos.ts";
 import { SshIdentity } from "../sshIdentity.ts";
 import type { Machine, MachineKeys } from "./machine.ts";
 
@@ -282,7 +274,7 @@ export class AwsMachine extends pulumi.ComponentResource implements Machine {
     const child = { parent: this };
     const identity = new SshIdentity(`${name}-host-key`, child);
     const { place, dependsOn } = account.placeOf(spec);
-    const parameters = builderParameters(spec, fleet);
+    const parameters = builderParameters(spec, fleet.aws);
     const instance = new Instance(
       name,
       {
@@ -342,70 +334,33 @@ export class AwsMachine extends pulumi.ComponentResource implements Machine {
     );
     account.owns(instance);
     const address = spec.publicAddress ? instance.publicIp : instance.privateIp;
-    const wanted = pulumi
-      .all([address, instance.id, identity.publicKey, args.adminPrivateKey, args.adminPublicKey, args.clientPublicKeys])
-      .apply(([host, instanceId, hostKey, adminPrivateKey, adminPublicKey, clientPublicKeys]): Provisioning => {
-        const files = moduleFiles(parameters, builderNix);
-        return {
-          alias: spec.alias,
-          address: host,
-          port: this.port,
-          hostKey,
-          adminPrivateKey,
-          keyFiles: keyFiles({ clientPublicKeys, adminPublicKey }),
-          moduleFiles: files,
-          applied: appliedMark(files),
-          timeout: fleet.aws.bootTimeout,
-          timeoutKey: "aws.bootTimeout",
-          ec2Instance: instanceId,
-        };
-      });
-    const run = scriptCommand("provision/main.ts");
-    const provisioned = new command.Command(
-      `${name}-nixos`,
+    const nixos = provisionNixos(
+      name,
       {
-        ...commandDefaults,
-        create: run,
-        update: run,
-        stdin: pulumi.secret(wanted.apply((text) => JSON.stringify(text))),
+        ...args,
+        alias: spec.alias,
+        port: this.port,
+        address,
+        identity,
+        parameters,
+        resource: instance,
+        timeout: fleet.aws.bootTimeout,
+        timeoutKey: "aws.bootTimeout",
         environment: account.environment,
-        // The key that opened it the last time brings in a new one.
-        addPreviousOutputInEnv: true,
-        triggers: [instance.id],
-        logging: "stderr",
+        ec2Instance: instance.id,
       },
-      { ...child, deletedWith: instance, additionalSecretOutputs: ["stdout"] },
+      this,
     );
-    const whenProvisioned = (output: pulumi.Output<string>): pulumi.Output<string> =>
-      pulumi.all([output, provisioned.id]).apply(([known]) => known);
-    this.address = whenProvisioned(address);
+    this.address = nixos.address;
     this.hostKey = identity.publicKey;
-    this.generation = whenProvisioned(instance.id);
+    this.generation = nixos.generation;
+    this.admin = nixos.admin;
     this.resource = instance;
     this.placement = pulumi
       .all([instance.instanceType, instance.subnetId])
       .apply(([instanceType, subnetId]) => ({ instanceType, subnetId }));
-    this.admin = {
-      host: this.address,
-      port: this.port,
-      user: "root",
-      privateKey: args.adminPrivateKey,
-      hostKey: this.hostKey,
-    };
     this.registerOutputs({ address: this.address, placement: this.placement });
   }
-}
-
-const builderNix = readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8");
-
-function builderParameters(spec: AwsBuilderSpec, fleet: FleetSpec): BuilderParameters {
-  return {
-    provider: "aws",
-    maxJobs: spec.maxJobs ?? null,
-    systemFeatures: [...new Set([...spec.supportedFeatures, ...spec.mandatoryFeatures])],
-    keepDays: 14,
-    automaticUpgrades: fleet.aws.automaticUpgrades,
-  };
 }
 
 function cidrOf(range: string): { cidrIpv6: string } | { cidrIpv4: string } {

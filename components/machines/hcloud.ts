@@ -1,6 +1,4 @@
 /** Provider `hcloud`: servers of Hetzner Cloud that run nixos/builder.nix. */
-import { readFileSync } from "node:fs";
-import { resolve } from "node:path";
 import * as command from "@pulumi/command/local/command.js";
 import { Firewall } from "@pulumi/hcloud/firewall.js";
 import { getImageOutput } from "@pulumi/hcloud/getImage.js";
@@ -10,13 +8,7 @@ import { PlacementGroup } from "@pulumi/hcloud/placementGroup.js";
 import { Server } from "@pulumi/hcloud/server.js";
 import { SshKey } from "@pulumi/hcloud/sshKey.js";
 import * as pulumi from "@pulumi/pulumi";
-import {
-  appliedMark,
-  builderUser,
-  keyFiles,
-  moduleFiles,
-  type BuilderParameters,
-} from "../../src/bootstrap/builderFiles.ts";
+import { builderUser } from "../../src/bootstrap/builderFiles.ts";
 import { cloudConfig } from "../../src/bootstrap/cloudConfig.ts";
 import type { FleetSpec, HcloudBuilderSpec } from "../../src/fleetSpec.ts";
 import { accessVariables, stackVariable } from "../../src/hcloud/access.ts";
@@ -24,8 +16,8 @@ import type { HcloudAccess } from "../../src/hcloud/api.ts";
 import { labels, type Kind } from "../../src/hcloud/inventory.ts";
 import type { Placement } from "../../src/hcloud/placement.ts";
 import type { Candidate } from "../../src/hcloud/schema.ts";
-import type { Provisioning } from "../../src/provision/provision.ts";
 import { commandDefaults, scriptCommand } from "../checkout.ts";
+import { builderNix, builderParameters, provisionNixos } from "../nixos.ts";
 import { SshIdentity } from "../sshIdentity.ts";
 import type { Machine, MachineKeys } from "./machine.ts";
 
@@ -232,7 +224,7 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
     const child = { parent: this };
     const identity = new SshIdentity(`${name}-host-key`, child);
     const wantedPlace = project.placeOf(spec);
-    const parameters = builderParameters(spec, fleet);
+    const parameters = builderParameters(spec, fleet.hcloud);
     const { subnet, placementGroup } = project;
     const server = new Server(
       name,
@@ -280,68 +272,31 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
       : spec.ipv6
         ? server.ipv6Address
         : server.networks.apply((networks) => networks?.[0]?.ip ?? "");
-    const wanted = pulumi
-      .all([address, identity.publicKey, args.adminPrivateKey, args.adminPublicKey, args.clientPublicKeys])
-      .apply(([host, hostKey, adminPrivateKey, adminPublicKey, clientPublicKeys]): Provisioning => {
-        const files = moduleFiles(parameters, builderNix);
-        return {
-          alias: spec.alias,
-          address: host,
-          port: this.port,
-          hostKey,
-          adminPrivateKey,
-          keyFiles: keyFiles({ clientPublicKeys, adminPublicKey }),
-          moduleFiles: files,
-          applied: appliedMark(files),
-          timeout: fleet.hcloud.bootTimeout,
-          timeoutKey: "hcloud.bootTimeout",
-        };
-      });
-    const run = scriptCommand("provision/main.ts");
-    const provisioned = new command.Command(
-      `${name}-nixos`,
+    const nixos = provisionNixos(
+      name,
       {
-        ...commandDefaults,
-        create: run,
-        update: run,
-        stdin: pulumi.secret(wanted.apply((text) => JSON.stringify(text))),
-        // The key that opened it the last time brings in a new one.
-        addPreviousOutputInEnv: true,
-        triggers: [server.id],
-        logging: "stderr",
+        ...args,
+        alias: spec.alias,
+        port: this.port,
+        address,
+        identity,
+        parameters,
+        resource: server,
+        timeout: fleet.hcloud.bootTimeout,
+        timeoutKey: "hcloud.bootTimeout",
       },
-      { ...child, deletedWith: server, additionalSecretOutputs: ["stdout"] },
+      this,
     );
-    const whenProvisioned = (output: pulumi.Output<string>): pulumi.Output<string> =>
-      pulumi.all([output, provisioned.id]).apply(([known]) => known);
-    this.address = whenProvisioned(address);
+    this.address = nixos.address;
     this.hostKey = identity.publicKey;
-    this.generation = whenProvisioned(server.id);
+    this.generation = nixos.generation;
+    this.admin = nixos.admin;
     this.resource = server;
     this.placement = pulumi
       .all([server.serverType, server.location])
       .apply(([serverType, location]) => ({ serverType, location }));
-    this.admin = {
-      host: this.address,
-      port: this.port,
-      user: "root",
-      privateKey: args.adminPrivateKey,
-      hostKey: this.hostKey,
-    };
     this.registerOutputs({ address: this.address, placement: this.placement });
   }
-}
-
-const builderNix = readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8");
-
-function builderParameters(spec: HcloudBuilderSpec, fleet: FleetSpec): BuilderParameters {
-  return {
-    provider: "hcloud",
-    maxJobs: spec.maxJobs ?? null,
-    systemFeatures: [...new Set([...spec.supportedFeatures, ...spec.mandatoryFeatures])],
-    keepDays: 14,
-    automaticUpgrades: fleet.hcloud.automaticUpgrades,
-  };
 }
 
 function imageOf(

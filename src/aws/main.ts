@@ -6,6 +6,7 @@ import { asking, ec2Client } from "./api.ts";
 import { findOrphans, findTagged, remove, type Known } from "./inventory.ts";
 import { place, release, type Placement } from "./placement.ts";
 import { tags } from "./tags.ts";
+import { runAction } from "../script.ts";
 
 const [command] = process.argv.slice(2);
 const actions: Readonly<Record<string, () => Promise<void>>> = {
@@ -53,11 +54,4 @@ async function withEc2(action: (ec2: ReturnType<typeof ec2Client>) => Promise<vo
   await asking(region, () => action(ec2Client({ region })));
 }
 
-try {
-  const action = actions[command ?? ""];
-  if (action === undefined) throw new Error(`usage: main.ts ${Object.keys(actions).join(" | ")}`);
-  await action();
-} catch (error) {
-  console.error(error instanceof Error ? error.message : String(error));
-  process.exitCode = 1;
-}
+await runAction(command, actions);

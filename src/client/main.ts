@@ -2,9 +2,10 @@
 import { text } from "node:stream/consumers";
 import { removeTree } from "../local/folders.ts";
 import { writeClientDirectory, type ClientFiles } from "./directory.ts";
+import { runScript } from "../script.ts";
 
 const [command, directory] = process.argv.slice(2);
-try {
+await runScript(async () => {
   if (command === "write" && directory !== undefined) {
     writeClientDirectory(directory, JSON.parse(await text(process.stdin)) as ClientFiles);
   } else if (command === "remove" && directory !== undefined) {
@@ -12,7 +13,4 @@ try {
   } else {
     throw new Error("usage: main.ts write | remove DIRECTORY");
   }
-} catch (error) {
-  console.error(error instanceof Error ? error.message : String(error));
-  process.exitCode = 1;
-}
+});

@@ -5,6 +5,7 @@ import { HcloudApi } from "./api.ts";
 import { findLabelled, findOrphans, labels, remove, type Known } from "./inventory.ts";
 import { place, release, type Placement } from "./placement.ts";
 import { accessFromEnvironment, stackVariable } from "./access.ts";
+import { runAction } from "../script.ts";
 
 const [command] = process.argv.slice(2);
 const actions: Readonly<Record<string, () => Promise<void>>> = {
@@ -49,11 +50,4 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
   },
 };
 
-try {
-  const action = actions[command ?? ""];
-  if (action === undefined) throw new Error(`usage: main.ts ${Object.keys(actions).join(" | ")}`);
-  await action();
-} catch (error) {
-  console.error(error instanceof Error ? error.message : String(error));
-  process.exitCode = 1;
-}
+await runAction(command, actions);

@@ -4,6 +4,7 @@ import type { System } from "../nix/system.ts";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
 import { claimPlace, removeMachine, startMachine, sweep } from "./machine.ts";
 import { generationVariable, type LocalMachine } from "./spec.ts";
+import { runAction } from "../script.ts";
 
 const [command, ...words] = process.argv.slice(2);
 const actions: Readonly<Record<string, () => void | Promise<void>>> = {
@@ -21,14 +22,7 @@ const actions: Readonly<Record<string, () => void | Promise<void>>> = {
   },
 };
 
-try {
-  const action = actions[command ?? ""];
-  if (action === undefined) throw new Error(`usage: main.ts ${Object.keys(actions).join(" | ")}`);
-  await action();
-} catch (error) {
-  console.error(error instanceof Error ? error.message : String(error));
-  process.exitCode = 1;
-}
+await runAction(command, actions);
 
 function argument(index: number): string {
   const word = words[index];

@@ -1,0 +1,27 @@
+/** How the scripts behind commands end: an error is one message on standard error and exit code 1, without a stack trace. */
+
+/** Runs a script's work. */
+export async function runScript(work: () => void | Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : String(error));
+    process.exitCode = 1;
+  }
+}
+
+/**
+ * Runs the one of a script's actions that its first argument names; any other word lists them.
+ *
+ * @param command The first argument.
+ */
+export function runAction(
+  command: string | undefined,
+  actions: Readonly<Record<string, () => void | Promise<void>>>,
+): Promise<void> {
+  return runScript(() => {
+    const action = actions[command ?? ""];
+    if (action === undefined) throw new Error(`usage: main.ts ${Object.keys(actions).join(" | ")}`);
+    return action();
+  });
+}
