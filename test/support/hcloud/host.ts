@@ -5,6 +5,7 @@
 import { execFileSync, spawn, type ChildProcess } from "node:child_process";
 import {
   chmodSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -17,6 +18,8 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { parse } from "yaml";
 import * as z from "zod";
+import { findLocalTools } from "../../../src/local/tools.ts";
+import { systems, type System } from "../../../src/nix/system.ts";
 
 const userData = z.looseObject({
   ssh_keys: z.object({ ed25519_private: z.string(), ed25519_public: z.string() }),
@@ -40,6 +43,11 @@ export interface HostOptions {
   readonly arm?: boolean;
   /** What is wrong with it. */
   readonly fault?: "never opens SSH" | "another host key" | "git fails at once" | undefined;
+}
+
+/** Where a host has the shell for the sandbox of its builds, where builds for the system can run. */
+export function sandboxShell(system: System): string {
+  return `/usr/local/lib/sandbox-shell-${system}`;
 }
 
 /** Why no host can be started here; `undefined`: they can. */
@@ -66,6 +74,7 @@ export class Host {
     writeFileSync(join(directory, "host.json"), JSON.stringify(options));
     writeFileSync(join(directory, "user-data"), options.userData);
     this.#plan(options);
+    this.#copyShells();
     const script = join(directory, "start");
     writeFileSync(script, startScript(directory), { mode: 0o700 });
     // Dies with this process, whatever ends it, and takes all that runs inside along.
@@ -92,6 +101,18 @@ export class Host {
       await ended;
     }
     rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  /** They may lie below /tmp on this machine (as the cache does, for a home there), and that is hidden from hosts. */
+  #copyShells(): void {
+    for (const system of systems) {
+      const shell = shellFor(system);
+      if (shell === undefined) continue;
+      const copy = join(this.directory, "disk", sandboxShell(system));
+      mkdirSync(dirname(copy), { recursive: true });
+      copyFileSync(shell, copy);
+      chmodSync(copy, 0o755);
+    }
   }
 
   /** Cloud-init's part, worked out here: files to be copied and commands to be run. */
@@ -152,6 +173,15 @@ export const diskFolders = [
   "etc/nix-ssh",
   "etc/sshd_nixos",
 ];
+
+/** Static busybox for a system; `undefined` where its programs can't run here. */
+function shellFor(system: System): string | undefined {
+  try {
+    return findLocalTools(system).shell;
+  } catch {
+    return undefined;
+  }
+}
 
 /** Programs of this machine that a host needs and would hide by its empty folders. */
 function startScript(directory: string): string {

@@ -7,10 +7,9 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { findLocalTools } from "../../../src/local/tools.ts";
-import type { System } from "../../../src/nix/system.ts";
 import { systemOfThisMachine } from "../../../src/nix/system.ts";
 import { evaluateBuilder, sshdConfig } from "../../nixos/evaluateBuilder.ts";
+import { sandboxShell } from "./host.ts";
 
 /** The repository; its `configuration` goes into the stack's `hcloud`. */
 export class NixosInfect {
@@ -50,7 +49,6 @@ export function conversionStandIn(): string {
   rmSync(own, { recursive: true });
   const system = systemOfThisMachine();
   if (system === undefined) throw new Error("emulated hosts need Linux on x86_64 or Arm");
-  const shells = (["x86_64-linux", "aarch64-linux"] as const).flatMap((one) => shellOf(one));
   return `set -eu
 [ "$NIXOS_IMPORT" = ./nix-builder/builder.nix ]
 [ -e /etc/nixos/nix-builder/builder.nix ]
@@ -65,10 +63,10 @@ ${config.replace(/ForceCommand \S+/, "ForceCommand /etc/nix-ssh").trimEnd()}
 EOF
 cat >/etc/nix-start <<'EOF'
 mkdir -p /etc/nix
-shell='${shells[0] ?? ""}'
+shell=${sandboxShell(system)}
 extra=
 case " $(cat /etc/emulated-system 2>/dev/null) " in
-  *" aarch64-linux "*) shell='${shells[1] ?? ""}' extra=aarch64-linux ;;
+  *" aarch64-linux "*) shell=${sandboxShell("aarch64-linux")} extra=aarch64-linux ;;
 esac
 cat >/etc/nix/nix.conf <<CONF
 build-users-group = nixbld
@@ -109,13 +107,4 @@ chmod 755 /usr/local/sbin/nixos-rebuild
 echo 'ID=nixos' >/etc/os-release
 touch /etc/NIXOS
 `;
-}
-
-/** Where the shell for the sandbox is; nowhere for a system whose programs can't run here. */
-function shellOf(system: System): string[] {
-  try {
-    return [findLocalTools(system).shell];
-  } catch {
-    return [];
-  }
 }
