@@ -81,6 +81,8 @@ PrintMotd no
 PrintLastLog no
 DisableForwarding yes
 PermitUserEnvironment no
+# Keeps bash from reading ~/.bashrc before the forced command: what that prints would break the protocol, and what it does takes time.
+SetEnv SHLVL=1
 MaxStartups 100:30:200
 MaxSessions 100
 ClientAliveInterval 30

@@ -1,12 +1,16 @@
-import { readFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Server } from "node:net";
+import { userInfo } from "node:os";
 import { execa } from "execa";
 import { afterEach, beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { clientEnvironment } from "../../src/client/environment.ts";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
 import { emulation } from "../../src/local/emulation.ts";
 import { startMachine } from "../../src/local/machine.ts";
 import { machineDirectory, planLocalBuilders, wantedGeneration } from "../../src/local/plan.ts";
 import { runningSshd } from "../../src/local/processes.ts";
+import { storeUri } from "../../src/nix/machinesFile.ts";
 import { systems } from "../../src/nix/system.ts";
 import { keyPair, LocalFleet, type KeyPair } from "../support/localFleet.ts";
 
@@ -93,6 +97,32 @@ describe("a connection that a key opened", () => {
     await startMachine({ ...fleet.builder("t-a").local, clientPublicKeys: keys }, "3");
     expect((await ssh("-O", "check", "t-a")).exitCode).toBe(0);
     await ssh("-O", "exit", "t-a");
+  });
+});
+
+const { shell } = userInfo();
+const isBash = shell?.endsWith("/bash") === true;
+if (!isBash) console.log(`skipped: what ~/.bashrc prints. The login shell is ${String(shell)}, which doesn't read it`);
+
+describe.runIf(isBash)("an account whose ~/.bashrc prints something", () => {
+  it("carries a builder all the same", async () => {
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    writeFileSync(`${fleet.directory}/.bashrc`, "echo hello\n");
+    const config = `${fleet.builder("t-a").local.directory}/sshd_config`;
+    const ping = async (setEnv: string) => {
+      writeFileSync(config, readFileSync(config, "utf8").replace(/^SetEnv .*/m, setEnv));
+      await fleet.kill("t-a");
+      execFileSync("/usr/sbin/sshd", ["-f", config]);
+      const env = clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/store` });
+      const words = ["store", "ping", "--store", storeUri(fleet.builder("t-a").machine)];
+      return execa("nix", words, { env, all: true, reject: false, timeout: 20_000 });
+    };
+    const own = /^SetEnv .*/m.exec(readFileSync(config, "utf8"))?.[0] ?? "";
+    const { exitCode, all } = await ping(`${own} HOME=${fleet.directory}`);
+    expect(exitCode, all).toBe(0);
+    // It would be read otherwise.
+    expect((await ping(`SetEnv HOME=${fleet.directory}`)).exitCode).not.toBe(0);
   });
 });
 
