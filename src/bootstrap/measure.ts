@@ -72,8 +72,15 @@ ${nixConfDir === undefined ? "" : `export NIX_CONF_DIR='${nixConfDir}' NIX_USER_
 failed=0
 problem() { echo "builder '${name}': $1." >&2; failed=1; }
 has() { case " $1 " in *" $2 "*) return 0 ;; esac; return 1; }
-conf=$(nix show-config --extra-experimental-features nix-command 2>/dev/null </dev/null)
-value() { printf '%s\\n' "$conf" | sed -n "s/^$1 = //p"; }
+conf="
+$(nix show-config --extra-experimental-features nix-command 2>/dev/null </dev/null)
+"
+value() {
+  rest=\${conf#*"
+$1 = "}
+  [ "$rest" = "$conf" ] || printf '%s\\n' "\${rest%%"
+"*}"
+}
 version=$(nix --version 2>/dev/null </dev/null | sed 's/.* //')
 if [ -z "$version" ]; then
   problem "its administrator finds no Nix; install Nix there, or put it on the PATH of a non-interactive login"

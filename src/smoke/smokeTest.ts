@@ -5,7 +5,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { parseClientFiles } from "../nix/clientFiles.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { kernelArch, systems } from "../nix/system.ts";
-import { isNotValidOn, SmokeBuilds, type Built } from "./builds.ts";
+import { isValidThereAlone, SmokeBuilds, type Built } from "./builds.ts";
 import { parseBuiltBy, smokeExpression, type BuiltBy } from "./derivation.ts";
 import type { Failure } from "./failure.ts";
 import { renderCases } from "./report.ts";
@@ -57,7 +57,7 @@ export async function runSmokeTest(test: SmokeTest): Promise<Verdict> {
     const { cases, mebibytesPerSecond } = await runMatrix(machine, builds);
     const all = [
       ...verdict.cases,
-      await isNotValidOn(others, verdict.storePath ?? "", builds),
+      await isValidThereAlone(machine, others, verdict.storePath ?? "", builds),
       ...cases,
       ...(await tryRefusals(machine, test)),
     ];
@@ -117,8 +117,6 @@ async function attempt(
   const builtBy = parseBuiltBy(built.output);
   const wrong = contradiction(test, machine, system, builtBy, built);
   if (wrong !== undefined) return { reason: wrong, mayPass: false };
-  const valid = await builds.isValid(machine, built.storePath);
-  if (!valid) return { reason: `it does not have ${built.storePath}, so something else built it`, mayPass: false };
   return {
     verified: true,
     alias: machine.alias,
@@ -178,22 +176,20 @@ export function clockOffset(clock: number, start: number, end: number): number {
   return 0;
 }
 
-/** Shortest of three TCP connects to the builder's sshd, in ms: the network's round trip. */
-export async function roundTrip({ hostName, port }: BuildMachine): Promise<number> {
-  const times: number[] = [];
-  for (let index = 0; index < 3; index++) {
-    const started = performance.now();
-    await new Promise<void>((resolve) => {
-      const socket = connect({ host: hostName, port, timeout: 5000 }, () => {
-        times.push(performance.now() - started);
-        socket.destroy();
-      });
-      socket.once("timeout", () => socket.destroy());
-      socket.once("error", () => socket.destroy());
-      socket.once("close", () => {
-        resolve();
-      });
+/** A TCP connect to the builder's sshd, in ms: the network's round trip. */
+async function roundTrip({ hostName, port }: BuildMachine): Promise<number> {
+  const started = performance.now();
+  const milliseconds = await new Promise<number>((resolve) => {
+    let taken = 5000;
+    const socket = connect({ host: hostName, port, timeout: taken }, () => {
+      taken = performance.now() - started;
+      socket.destroy();
     });
-  }
-  return Math.round(Math.min(...times, 5000) * 10) / 10;
+    socket.once("timeout", () => socket.destroy());
+    socket.once("error", () => socket.destroy());
+    socket.once("close", () => {
+      resolve(taken);
+    });
+  });
+  return Math.round(milliseconds * 10) / 10;
 }

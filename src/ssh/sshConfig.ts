@@ -74,6 +74,8 @@ function renderHost(machine: BuildMachine, options: SshConfigOptions): string {
     ["PreferredAuthentications", "publickey"],
     // Nix asks neither for BatchMode nor for strict checking, and a prompt in a daemon would wait for ever.
     ["BatchMode", "yes"],
+    // Nobody records what doesn't leave this machine; a key exchange that withstands quantum computers takes 50 ms here, each time.
+    ...(machine.hostName.startsWith("127.") ? [["KexAlgorithms", "curve25519-sha256"] as const] : []),
     ["StrictHostKeyChecking", "yes"],
     ["HostKeyAlias", machine.alias],
     ...(knownHostsFile === undefined

@@ -114,7 +114,7 @@ describe("the full matrix", () => {
     expect(mebibytesPerSecond).toBeGreaterThan(1);
     const names = cases.map(({ name }) => name);
     for (const name of [
-      "what it built is on no other builder",
+      "what it built is on it and on no other builder",
       `ssh-ng, ${system}, feature big-parallel`,
       `ssh, ${system}`,
       "inputs: a file of the client and another build",
