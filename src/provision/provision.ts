@@ -1,4 +1,5 @@
 /** Waits until a new machine runs NixOS as a builder, then gives it the fleet's keys and settings of today. */
+import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import { builderDirectory } from "../bootstrap/builderFiles.ts";
 import { conversionLog, stateFile } from "../bootstrap/conversion.ts";
@@ -40,12 +41,14 @@ export async function provision(
   previousKey: string | undefined,
   report: (progress: string) => void,
 ): Promise<void> {
-  const keys = [...new Set([wanted.adminPrivateKey, previousKey ?? wanted.adminPrivateKey])];
-  const connections = keys.map((key) => connection(wanted, key));
+  const adminKeys = [...new Set([wanted.adminPrivateKey, previousKey ?? wanted.adminPrivateKey])];
+  const connections = adminKeys.map((key) => connection(wanted, key));
   try {
-    const { open, applied } = await whenNixos(wanted, connections, report);
-    await must(open, writeFiles(wanted.keyFiles), 60, `builder ${wanted.alias}: its keys can't be written`);
+    const { open, applied, keys } = await whenNixos(wanted, connections, report);
     const [own] = connections;
+    if (open !== own || keys !== markOf(wanted.keyFiles)) {
+      await must(open, writeFiles(wanted.keyFiles), 60, `builder ${wanted.alias}: its keys can't be written`);
+    }
     if (own !== undefined && open !== own) {
       await must(own, "true", 60, `builder ${wanted.alias}: the new administration key does not open it`);
       report("the administration key was replaced");
@@ -65,18 +68,38 @@ export async function provision(
 }
 
 /** States in which nothing is being installed: none was said, Debian's last one, and that of a finished EC2 instance. */
-const settled = new Set(["starting", "rebooting into NixOS", "running"]);
+const settled = ["starting", "rebooting into NixOS", "running"];
 
-/** Prints, line by line: the system's id, what the conversion says, whether the builder user is there, what is applied. */
-const look = `. /etc/os-release; echo "$ID"
-cat ${stateFile} 2>/dev/null || echo starting
-id -u nix-builder >/dev/null 2>&1 && echo ready || echo "no user"
-cat ${builderDirectory}/applied 2>/dev/null || echo nothing
+/** Names the state of the key files, as `watch` does on the machine. */
+function markOf(keyFiles: Provisioning["keyFiles"]): string {
+  const hash = createHash("sha256");
+  for (const name of Object.keys(keyFiles).sort()) hash.update(keyFiles[name] ?? "");
+  return hash.digest("hex");
+}
+
+/**
+ * Shell that prints `state STATE` five times a second, until NixOS is ready or its installation failed: then also `applied MARK` and
+ * `keys MARK`. Over a connection that broke, the next line would end it.
+ */
+function watch(keyFiles: Provisioning["keyFiles"]): string {
+  return `. /etc/os-release
+while
+  state=$(cat ${stateFile} 2>/dev/null || echo starting)
+  [ "$ID $state" = "nixos starting" ] && echo "state NixOS is starting" || echo "state $state"
+  id -u nix-builder >/dev/null 2>&1 && user=ready || user=missing
+  case "$ID $user $state" in
+    ${settled.map((state) => `"nixos ready ${state}"`).join(" | ")} | *" failed: "*) false ;;
+  esac
+do sleep 0.2; done
+echo "applied $(cat ${builderDirectory}/applied 2>/dev/null)"
+cd ${builderDirectory} && echo "keys $(cat ${Object.keys(keyFiles).sort().join(" ")} 2>/dev/null | sha256sum)"
 `;
+}
 
 interface Answer {
   readonly open: Connection;
   readonly applied: string;
+  readonly keys: string;
 }
 
 async function whenNixos(
@@ -90,23 +113,28 @@ async function whenNixos(
     if (progress !== last) report(progress);
     last = progress;
   };
-  for (let pause = 100; ; pause = Math.min(pause * 1.5, 5000)) {
+  for (let pause = 100; ; pause = Math.min(pause * 1.5, 1000)) {
     for (const open of connections) {
       const left = Math.max(1, (deadline - Date.now()) / 1000);
-      const { code, stdout, stderr } = await open.run(look, Math.min(60, left));
-      if (code !== 0) {
-        const { reason } = explainFailure(stderr);
-        if (/IDENTIFICATION HAS CHANGED|Host key verification failed|host key is known/i.test(stderr)) {
-          throw new Error(`builder ${wanted.alias} (${wanted.address}) is refused: ${reason}.`);
-        }
-        say(`waiting for SSH (${reason})`);
-        continue;
+      const seen = new Map<string, string>();
+      const { code, stderr } = await open.run(watch(wanted.keyFiles), left, (line) => {
+        const [, field = "", value = ""] = /^(state|applied|keys) (.*)$/.exec(line) ?? [];
+        seen.set(field, value);
+        if (field === "state" && !value.startsWith("failed: ")) say(value);
+      });
+      const state = seen.get("state");
+      if (state?.startsWith("failed: ") === true) await explainConversion(wanted, open, state.slice("failed: ".length));
+      if (code === 0) return { open, applied: seen.get("applied") ?? "", keys: seen.get("keys")?.split(" ")[0] ?? "" };
+      // It answered, and then rebooted.
+      if (state !== undefined) {
+        pause = 100;
+        break;
       }
-      const [system, state = "", user, applied = ""] = stdout.split("\n");
-      if (state.startsWith("failed: ")) await explainConversion(wanted, open, state.slice("failed: ".length));
-      if (system === "nixos" && user === "ready" && settled.has(state)) return { open, applied };
-      say(system === "nixos" && state === "starting" ? "NixOS is starting" : state);
-      break;
+      const { reason } = explainFailure(stderr);
+      if (/IDENTIFICATION HAS CHANGED|Host key verification failed|host key is known/i.test(stderr)) {
+        throw new Error(`builder ${wanted.alias} (${wanted.address}) is refused: ${reason}.`);
+      }
+      say(`waiting for SSH (${reason})`);
     }
     if (Date.now() + pause > deadline) {
       const console = wanted.ec2Instance === undefined ? "" : await consoleOutput(wanted.ec2Instance);

@@ -1,7 +1,7 @@
 /** Runs commands on a machine as root, over ssh with the pinned host key and nothing of this user's own configuration. */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { execa } from "execa";
+import { runProgram } from "../process.ts";
 
 /** Where to connect. */
 export interface Target {
@@ -21,8 +21,12 @@ export interface Outcome {
 
 /** A way to run commands on one machine with one private key. */
 export interface Connection {
-  /** Runs a POSIX shell script, sent on standard input so that it appears in no process list. */
-  readonly run: (script: string, seconds: number) => Promise<Outcome>;
+  /**
+   * Runs a POSIX shell script, sent on standard input so that it appears in no process list.
+   *
+   * @param onLine Called with each line that it prints, as it comes.
+   */
+  readonly run: (script: string, seconds: number, onLine?: (line: string) => void) => Promise<Outcome>;
   /** Removes the key from this machine's disk. */
   readonly close: () => void;
 }
@@ -68,10 +72,15 @@ export function sshCommand(
 export function connection(target: Target, privateKey: string): Connection {
   const { args, close } = sshCommand(target, privateKey, "sh -s");
   return {
-    run: async (script, seconds) => {
-      const result = await execa("ssh", args, { input: `${script}\nexit\n`, reject: false, timeout: seconds * 1000 });
-      if (result.timedOut) return { code: 255, stdout: result.stdout, stderr: `timed out after ${seconds} s` };
-      return { code: result.exitCode ?? 255, stdout: result.stdout, stderr: result.stderr || (result.message ?? "") };
+    run: async (script, seconds, onLine) => {
+      const input = `${script}\nexit\n`;
+      const { code = 255, ...said } = await runProgram("ssh", args, {
+        input,
+        milliseconds: seconds * 1000,
+        ...(onLine && { onLine }),
+      });
+      if (said.timedOut) return { code: 255, stdout: said.stdout, stderr: `timed out after ${seconds} s` };
+      return { code, stdout: said.stdout, stderr: said.stderr || said.problem };
     },
     close,
   };

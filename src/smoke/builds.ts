@@ -1,5 +1,4 @@
 /** Builds for one smoke test: each new, on one builder only, into a store of the test's own. */
-import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -7,6 +6,7 @@ import { clientEnvironment } from "../client/environment.ts";
 import { removeTree } from "../local/folders.ts";
 import type { BuildMachine, Protocol } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
+import { runProgram, type Ended } from "../process.ts";
 import type { SmokeDerivation } from "./derivation.ts";
 import { explainFailure, type Failure } from "./failure.ts";
 import type { CaseResult } from "./verdict.ts";
@@ -45,16 +45,6 @@ export interface NotBuilt extends Failure {
   readonly log: string;
 }
 
-/** How a program ended. */
-interface Execution {
-  /** Why it failed; `undefined`: it didn't. */
-  readonly error: Error | undefined;
-  readonly timedOut: boolean;
-  readonly stdout: string;
-  /** Everything that Nix and ssh have to say; standard output holds results alone. */
-  readonly stderr: string;
-}
-
 /** The builds of one smoke test. */
 export class SmokeBuilds {
   readonly #machine: BuildMachine;
@@ -87,10 +77,10 @@ export class SmokeBuilds {
       options,
     );
     const seconds = Math.round((performance.now() - started) / 10) / 100;
-    if (build.error !== undefined) {
+    if (build.code !== 0) {
       const failure = build.timedOut
         ? { reason: `it did not finish within ${this.#timeout} s (\`smokeTimeout\`)`, mayPass: false }
-        : explainFailure(build.stderr.trim() === "" ? build.error.message : build.stderr);
+        : explainFailure(build.stderr.trim() === "" ? build.problem : build.stderr);
       return { ...failure, nonce, seconds, log: build.stderr };
     }
     const storePaths = build.stdout.trim().split("\n");
@@ -101,7 +91,7 @@ export class SmokeBuilds {
   /** Whether a store path is valid on a builder of the fleet; also false where it doesn't answer. */
   async isValid(machine: BuildMachine, storePath: string): Promise<boolean> {
     const check = ["--store", storeUri(machine), "--check-validity", storePath];
-    return (await this.#execute("nix-store", check)).error === undefined;
+    return (await this.#execute("nix-store", check)).code === 0;
   }
 
   /** Removes the store. */
@@ -116,7 +106,6 @@ export class SmokeBuilds {
     return row.replace(/^[a-z-]+:/, `${protocol}:`);
   }
 
-  /** Node's own way to run a program: loading execa takes longer than half of what a quick test computes. */
   #execute(
     program: string,
     words: readonly string[],
@@ -124,16 +113,10 @@ export class SmokeBuilds {
       newConnection = false,
       milliseconds = this.#timeout * 1000,
     }: Pick<BuildOptions, "newConnection" | "milliseconds"> = {},
-  ): Promise<Execution> {
+  ): Promise<Ended> {
     const env = clientEnvironment({ clientDirectory: this.#clientDirectory, store: this.#store });
     if (newConnection) env["NIX_SSHOPTS"] = `${env["NIX_SSHOPTS"] ?? ""} -o ControlPath=none`;
-    return new Promise((resolve) => {
-      const options = { env: { ...process.env, ...env }, timeout: milliseconds, maxBuffer: Infinity };
-      const child = execFile(program, [...words], options, (error, stdout, stderr) => {
-        resolve({ error: error ?? undefined, timedOut: error?.killed === true, stdout, stderr });
-      });
-      child.stdin?.end();
-    });
+    return runProgram(program, words, { env, milliseconds });
   }
 }
 
