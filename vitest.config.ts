@@ -21,7 +21,7 @@ export default defineConfig({
           // Each runs the real CLI and whole builders: one after the other, after all that is quick.
           name: "engine",
           include: ["test/engine/**/*.test.ts", "test/faults/**/*.test.ts"],
-          exclude: ["test/engine/aws.test.ts"],
+          exclude: ["test/engine/aws.test.ts", "test/engine/vm.test.ts"],
           fileParallelism: false,
           testTimeout: 5 * 60_000,
           hookTimeout: 5 * 60_000,
@@ -37,6 +37,17 @@ export default defineConfig({
           testTimeout: 5 * 60_000,
           hookTimeout: 5 * 60_000,
           sequence: { groupOrder: 2 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          // `npm run test:vm`: makes a disk image, and boots it without hardware virtualization.
+          name: "vm",
+          include: ["test/engine/vm.test.ts"],
+          testTimeout: 5 * 60_000,
+          hookTimeout: 40 * 60_000,
+          sequence: { groupOrder: 3 },
         },
       },
     ],

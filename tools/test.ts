@@ -80,8 +80,9 @@ try {
     say("checking lint and types …");
     results.push(...(await Promise.all(checks.map((check) => runCheck(check, toolchain.env)))));
   }
-  // What needs the aws plugin has a command of its own.
-  const counts = await runTests(args.length > 0 ? args : ["--project", "!aws"], toolchain.env);
+  // What needs the aws plugin or a virtual machine has a command of its own.
+  const lanes = ["--project", "!aws", "--project", "!vm"];
+  const counts = await runTests(args.length > 0 ? args : lanes, toolchain.env);
   const total = {
     passed: counts.passed + results.filter(Boolean).length,
     failed: counts.failed + results.filter((passed) => !passed).length,

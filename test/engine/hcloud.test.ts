@@ -281,7 +281,7 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
   });
 
   it("says why a conversion failed, with the end of its log from the machine", async () => {
-    const broken = new NixosInfect("no space left for the revolution");
+    const broken = new NixosInfect("echo 'no space left for the revolution'; exit 1\n");
     try {
       fleet.configure(configuration([own], { nixosInfect: broken.configuration }));
       const output = await failingUp();

@@ -33,6 +33,8 @@ export interface CliResult {
 export class TestDeployment {
   readonly stack = `t${randomBytes(4).toString("hex")}`;
   readonly project = mkdtempSync(join(tmpdir(), "fleet-engine-"));
+  /** Milliseconds that one run of the CLI may take. */
+  timeLimit = 180_000;
   readonly #env: NodeJS.ProcessEnv;
 
   private constructor(env: NodeJS.ProcessEnv) {
@@ -110,7 +112,7 @@ export class TestDeployment {
       all: true,
       reject: false,
       stdin: "ignore",
-      timeout: 180_000,
+      timeout: this.timeLimit,
     });
   }
 

@@ -9,7 +9,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
-import { Host, diskFolders, type HostOptions } from "./host.ts";
+import { Host, diskFolders, type HostOptions, type Machine } from "./host.ts";
 
 type Json = Record<string, unknown>;
 
@@ -91,14 +91,16 @@ export class EmulatedApi {
   /** Times that an action is polled before it is done. */
   actionPolls = 0;
   readonly #things = new Map<Kind, Map<number, Thing>>();
-  readonly #hosts = new Map<number, Host>();
+  readonly #hosts = new Map<number, Machine>();
+  readonly #machine: (options: HostOptions) => Machine;
   readonly #userData = new Map<number, string>();
   readonly #snapshots = new Map<number, string>();
   readonly #directory = mkdtempSync(join(tmpdir(), "fleet-hcloud-"));
   readonly #server: Server;
   #nextId = 1000;
 
-  private constructor() {
+  private constructor(machine: (options: HostOptions) => Machine) {
+    this.#machine = machine;
     for (const kind of Object.keys(collections) as Kind[]) this.#things.set(kind, new Map());
     for (const [name, zone] of Object.entries({
       fsn1: "eu-central",
@@ -146,8 +148,11 @@ export class EmulatedApi {
     });
   }
 
-  static async start(): Promise<EmulatedApi> {
-    const api = new EmulatedApi();
+  /** @param machine Boots what a server runs on; default: a `Host`. */
+  static async start(
+    machine: (options: HostOptions) => Machine = (options) => new Host(options),
+  ): Promise<EmulatedApi> {
+    const api = new EmulatedApi(machine);
     await new Promise<void>((done) => api.#server.listen(0, "127.0.0.1", done));
     return api;
   }
@@ -502,7 +507,7 @@ export class EmulatedApi {
     const fault = this.bootFault;
     this.#hosts.set(
       server.id,
-      new Host({
+      this.#machine({
         address,
         hostName: server.name,
         userData: this.#userData.get(server.id) ?? "",
@@ -588,7 +593,7 @@ export class EmulatedApi {
     });
     const target = join(this.#directory, `snapshot-${image.id}`);
     const host = this.#hosts.get(server.id);
-    if (host !== undefined) {
+    if (host instanceof Host) {
       execFileSync("mkdir", [target]);
       const pid = host.innerPid();
       image["holds_host_key"] = existsSync(`/proc/${pid}/root/etc/ssh/ssh_host_ed25519_key`);

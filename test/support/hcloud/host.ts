@@ -63,8 +63,16 @@ export function hostObstacle(): string | undefined {
   }
 }
 
+/** What a server of the emulated cloud runs on. */
+export interface Machine {
+  /** What it said while it booted and ran. */
+  readonly log: string;
+  /** Power off, at once, and forget the disk. */
+  stop(): Promise<void>;
+}
+
 /** A running host. */
-export class Host {
+export class Host implements Machine {
   readonly directory = mkdtempSync(join(tmpdir(), "fleet-host-"));
   readonly #process: ChildProcess;
 
@@ -93,13 +101,8 @@ export class Host {
     return Number(readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ")[0]);
   }
 
-  /** Power off, at once, and forget the disk. */
   async stop(): Promise<void> {
-    if (this.#process.exitCode === null && this.#process.signalCode === null) {
-      const ended = new Promise((done) => this.#process.once("exit", done));
-      this.#process.kill("SIGKILL");
-      await ended;
-    }
+    await kill(this.#process);
     rmSync(this.directory, { recursive: true, force: true });
   }
 
@@ -160,6 +163,14 @@ export class Host {
     if (fault === "git fails at once") put("/usr/local/sbin/sleep", "#!/bin/sh\n", 0o755);
     if (fault === "never opens SSH") put("/etc/no-sshd", "");
   }
+}
+
+/** Ends the process, if it hasn't ended, and waits for that. */
+export async function kill(process: ChildProcess): Promise<void> {
+  if (process.exitCode !== null || process.signalCode !== null) return;
+  const ended = new Promise((done) => process.once("exit", done));
+  process.kill("SIGKILL");
+  await ended;
 }
 
 /** Files of a host's disk that a snapshot of it holds. */

@@ -15,29 +15,26 @@ import { sandboxShell } from "./host.ts";
 export class NixosInfect {
   readonly configuration: { readonly repository: string; readonly commit: string };
   /** Visible to every emulated host; they hide /tmp. */
-  readonly #directory: string;
+  readonly directory: string;
 
-  /** @param breaks What it says and exits with 1 instead of converting. */
-  constructor(breaks?: string) {
-    this.#directory = mkdtempSync("/var/lib/fleet-nixos-infect-");
+  /** @param script Shell that converts the server that it runs on. */
+  constructor(script: string = conversionStandIn()) {
+    this.directory = mkdtempSync("/var/lib/fleet-nixos-infect-");
     const git = (...words: string[]): string =>
       execFileSync("git", ["-c", "user.name=test", "-c", "user.email=test@localhost", ...words], {
-        cwd: this.#directory,
+        cwd: this.directory,
         encoding: "utf8",
       }).trim();
     git("init", "-q");
-    writeFileSync(
-      join(this.#directory, "nixos-infect"),
-      breaks === undefined ? conversionStandIn() : `echo '${breaks}'; exit 1\n`,
-    );
+    writeFileSync(join(this.directory, "nixos-infect"), script);
     git("add", ".");
     git("commit", "-q", "-m", "stand-in");
     git("config", "uploadpack.allowAnySHA1InWant", "true");
-    this.configuration = { repository: `file://${this.#directory}`, commit: git("rev-parse", "HEAD") };
+    this.configuration = { repository: `file://${this.directory}`, commit: git("rev-parse", "HEAD") };
   }
 
   remove(): void {
-    rmSync(this.#directory, { recursive: true, force: true });
+    rmSync(this.directory, { recursive: true, force: true });
   }
 }
 
@@ -106,5 +103,29 @@ EOF
 chmod 755 /usr/local/sbin/nixos-rebuild
 echo 'ID=nixos' >/etc/os-release
 touch /etc/NIXOS
+`;
+}
+
+/**
+ * The same for a whole Debian, whose systemd starts at every boot what NixOS would start. Its cloud-init stays, so that it can
+ * still be asked how it went.
+ */
+export function debianStandIn(): string {
+  return `${conversionStandIn()}
+install -D /bin/busybox ${sandboxShell("x86_64-linux")}
+echo 0.0.0.0 >/etc/emulated-address
+cat >/etc/systemd/system/nixos.service <<'EOF'
+[Unit]
+After=network.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+RuntimeDirectory=sshd
+ExecStart=/bin/sh /etc/nixos-boot
+[Install]
+WantedBy=multi-user.target
+EOF
+systemctl disable ssh
+systemctl enable nixos
 `;
 }

@@ -1,0 +1,207 @@
+/**
+ * `npm run test:vm`: a whole deployment at the emulated Hetzner Cloud, whose server is a virtual machine. Its Debian, systemd,
+ * kernel and cloud-init are real; nixos-infect is a stand-in.
+ */
+import { readFileSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
+import { execa } from "execa";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import type { BuildMachine } from "../../src/nix/buildMachine.ts";
+import { connection, type Outcome } from "../../src/provision/ssh.ts";
+import type { Verdict } from "../../src/smoke/verdict.ts";
+import { toHostKey } from "../../src/ssh/hostKey.ts";
+import { withCloudPlugins } from "../../tools/setup/cloudPlugins.ts";
+import { thisHost } from "../../tools/setup/host.ts";
+import { setUp } from "../../tools/setup/index.ts";
+import { findBootableDebian, virtualMachineObstacle } from "../../tools/setup/virtualMachine.ts";
+import { processesNaming, TestDeployment } from "../support/engine.ts";
+import { EmulatedApi } from "../support/hcloud/emulatedApi.ts";
+import { debianStandIn, NixosInfect } from "../support/hcloud/nixosInfect.ts";
+import { addressInside, VirtualMachine } from "../support/hcloud/virtualMachine.ts";
+
+const obstacle = virtualMachineObstacle(thisHost());
+if (obstacle !== undefined) console.log(`skipped: a server in a virtual machine: ${obstacle}`);
+
+/** What is served at port 22. */
+interface Served {
+  /** Host keys, as `TYPE BASE64`. */
+  readonly hostKeys: readonly string[];
+  /** Times that the server had booted by then. */
+  readonly boots: number;
+}
+
+interface Outputs {
+  readonly builders: readonly BuildMachine[];
+  readonly verification: Readonly<Record<string, Verdict>>;
+  readonly adminPrivateKey: string;
+}
+
+describe.skipIf(obstacle !== undefined)("a server that is a Debian in a virtual machine", () => {
+  let api: EmulatedApi;
+  let fleet: TestDeployment;
+  let atFirstBoot: Served;
+  let progress: string;
+  let builder: BuildMachine;
+  let verdict: Verdict;
+  let adminPrivateKey: string;
+  const machines: VirtualMachine[] = [];
+  /** Whether its console is to be shown. */
+  let failed = false;
+  /** What is to be undone at the end, the last first: the preparation may have come only so far. */
+  const undo: (() => unknown)[] = [];
+
+  const consoles = (): string => machines.map(({ log }) => log).join("\n");
+
+  beforeAll(async () => {
+    const debian = await findBootableDebian(thisHost());
+    await withCloudPlugins((await setUp()).env, ["hcloud"]);
+    const infect = new NixosInfect(debianStandIn());
+    undo.push(() => {
+      infect.remove();
+    });
+    api = await EmulatedApi.start((options) => {
+      const machine = new VirtualMachine(debian, infect.directory, options);
+      machines.push(machine);
+      return machine;
+    });
+    undo.push(() => api.stop());
+    const configuration = {
+      // A single candidate: no place is held by another server.
+      builders: [{ name: "own", provider: "hcloud", system: "x86_64-linux", candidates: ["ccx23@fsn1"] }],
+      access: { allowedCidrs: ["127.0.0.0/8"] },
+      hcloud: {
+        nixosInfect: { ...infect.configuration, repository: addressInside(infect.directory) },
+        bootTimeout: 900,
+      },
+      smoke: "full",
+      smokeTimeout: 120,
+    };
+    fleet = await TestDeployment.create(configuration, api.env, ["hcloud"]);
+    undo.push(() => fleet.remove());
+    fleet.timeLimit = 25 * 60_000;
+    const deployment = fleet.up();
+    const [{ exitCode, output }, served] = await Promise.all([deployment, servedFirst(deployment)]);
+    failed = exitCode !== 0;
+    expect(exitCode, output).toBe(0);
+    atFirstBoot = served;
+    progress = output;
+    const outputs = (await fleet.outputs()) as unknown as Outputs;
+    const [only] = outputs.builders;
+    const own = outputs.verification["own"];
+    if (only === undefined || own === undefined) throw new Error("no builder");
+    [builder, verdict, adminPrivateKey] = [only, own, outputs.adminPrivateKey];
+  });
+  afterEach(({ task }) => {
+    failed ||= task.result?.state === "fail";
+  });
+  afterAll(async () => {
+    if (failed) console.log(consoles());
+    const problems: unknown[] = [];
+    for (const step of undo.reverse()) {
+      try {
+        await step();
+      } catch (error) {
+        problems.push(error);
+      }
+    }
+    expect(problems).toEqual([]);
+  });
+
+  /** What the server answers with as soon as it answers, or when the deployment is over. */
+  const servedFirst = async (deployment: Promise<unknown>): Promise<Served> => {
+    const over = deployment.then(() => true);
+    for (;;) {
+      const [server] = api.all("servers");
+      const served = await servedBy((server?.["public_net"] as { ipv4: { ip: string } } | undefined)?.ipv4.ip);
+      if (served.hostKeys.length > 0 || (await Promise.race([over, delay(500, false)]))) return served;
+    }
+  };
+
+  const servedBy = async (address: string | undefined): Promise<Served> => {
+    if (address === undefined) return { hostKeys: [], boots: 0 };
+    const words = ["-T", "10", "-t", "rsa,ecdsa,ed25519", address];
+    const { stdout } = await execa("ssh-keyscan", words, { reject: false, timeout: 60_000 });
+    const hostKeys = stdout.split("\n").filter((line) => line.startsWith(`${address} `));
+    const boots = consoles().match(/Linux version /g)?.length ?? 0;
+    return { hostKeys: hostKeys.map((line) => line.slice(address.length + 1)), boots };
+  };
+
+  const pinned = (): string => toHostKey(builder.publicHostKey);
+
+  /** As root, with the administration key, and nothing but the pinned host key accepted. */
+  const asRoot = async (script: string): Promise<Outcome> => {
+    const root = connection({ address: builder.hostName, port: builder.port, hostKey: pinned() }, adminPrivateKey);
+    try {
+      return await root.run(script, 120);
+    } finally {
+      root.close();
+    }
+  };
+
+  /** With the client's key and the emitted files. */
+  const asClient = async (...words: string[]) =>
+    execa(
+      "ssh",
+      // A connection of its own: the emitted ssh_config shares those that are open.
+      ["-F", `${fleet.directory}/client/ssh_config`, "-o", "ControlPath=none", ...words],
+      { reject: false, timeout: 60_000, stdin: "ignore" },
+    );
+
+  it("serves the pinned host key, and no other, from its first boot and after the conversion", async () => {
+    expect(machines).toHaveLength(1);
+    expect(atFirstBoot).toEqual({ hostKeys: [pinned()], boots: 1 });
+    expect(await servedBy(builder.hostName)).toEqual({ hostKeys: [pinned()], boots: 2 });
+    const { stdout } = await asRoot("cd /etc/ssh && echo ssh_host_*");
+    expect(stdout).toBe("ssh_host_ed25519_key ssh_host_ed25519_key.pub");
+  });
+
+  it("has obeyed its user data to the end, and found nothing wrong with it", async () => {
+    expect(await asRoot("cloud-init schema --system")).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/^Valid/) as unknown,
+    });
+    const { code, stdout } = await asRoot("cloud-init status --wait --format json");
+    expect({ code, ...(JSON.parse(stdout) as object) }).toMatchObject({ code: 0, status: "done", errors: [] });
+    // Of both boots. grep ends with 1 where it has found nothing.
+    const complaints = await asRoot("grep -E '\\[(WARNING|ERROR|CRITICAL)\\]' /var/log/cloud-init.log");
+    expect(complaints).toMatchObject({ code: 1, stdout: "" });
+  });
+
+  it("has let the administrator in before its conversion was over, to say how far it was", () => {
+    expect(progress).toMatch(/own: (starting|fetching nixos-infect|converting to NixOS)/);
+  });
+
+  it("is verified by builds in its own kernel, over both protocols", async () => {
+    const bootId = "/proc/sys/kernel/random/boot_id";
+    const { stdout } = await asRoot(`cat ${bootId}; id -un nix-builder`);
+    expect(stdout.split("\n")).toEqual([verdict.bootId, "nix-builder"]);
+    expect(verdict.bootId).not.toBe(readFileSync(bootId, "utf8").trim());
+    expect(verdict).toMatchObject({ verified: true, level: "full", arch: "x86_64", sandboxed: true });
+    const passed = verdict.cases.filter(({ outcome }) => outcome === "passed").map(({ name }) => name);
+    expect(passed).toEqual(expect.arrayContaining(["ssh-ng, x86_64-linux", "ssh, x86_64-linux", "fixed output"]));
+    expect(verdict.cases.filter(({ outcome }) => outcome === "failed" || outcome === "warned")).toEqual([]);
+  });
+
+  it("lets the client's key speak the store protocols and nothing else, and only the administrator be root", async () => {
+    const { alias } = builder;
+    const shell = await asClient(alias, "id");
+    expect(shell).toMatchObject({ exitCode: 1, stdout: "", stderr: expect.stringContaining("refused") as unknown });
+    const terminal = await asClient("-tt", alias, "nix-daemon --stdio");
+    expect(terminal.stderr).toMatch(/PTY allocation request failed/);
+    const forwarding = await asClient("-W", "127.0.0.1:22", alias);
+    expect(forwarding).toMatchObject({
+      exitCode: 255,
+      stderr: expect.stringContaining("administratively prohibited") as unknown,
+    });
+    expect((await asClient("-l", "root", alias, "id")).stderr).toMatch(/Permission denied/);
+    expect(await asRoot("id -un")).toMatchObject({ code: 0, stdout: "root" });
+  });
+
+  it("is destroyed without a trace", async () => {
+    const { exitCode, output } = await fleet.destroy();
+    expect(exitCode, output).toBe(0);
+    expect(api.inventory()).toEqual([]);
+    expect(fleet.leftovers()).toEqual([]);
+    expect(machines.flatMap(({ directory }) => processesNaming(directory))).toEqual([]);
+  });
+});
