@@ -49,6 +49,14 @@ const symptoms: readonly Symptom[] = [
     mayPass: true,
   },
   {
+    // Before the login; after it, ssh and Nix have other words.
+    pattern: /kex_exchange_identification|Connection (closed|reset) by \S+ port \d+/i,
+    reason:
+      "its SSH port takes connections and drops them; sshd may still be starting, turn away too many at once (`MaxStartups`), " +
+      "or something else listens there",
+    mayPass: true,
+  },
+  {
     pattern: /timed out|No route to host|Network is unreachable/i,
     reason: "it can't be reached over the network; check `address`, firewalls, and that it is switched on",
     mayPass: true,

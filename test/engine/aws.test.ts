@@ -9,7 +9,7 @@ import {
   DescribeRouteTablesCommand,
 } from "@aws-sdk/client-ec2";
 import { execa } from "execa";
-import { afterEach, beforeAll, beforeEach, describe, expect, it, onTestFailed } from "vitest";
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { ec2Client } from "../../src/aws/api.ts";
 import { findInstances, findTagged } from "../../src/aws/inventory.ts";
 import { tags } from "../../src/aws/tags.ts";
@@ -59,12 +59,10 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", { timeou
   beforeEach(async () => {
     ec2 = await EmulatedEc2.start();
     fleet = await TestDeployment.create(configuration(), ec2.env, ["aws"]);
-    onTestFailed(() => {
-      for (const id of ec2.running) console.log(ec2.log(id));
-    });
   }, 60_000);
   /** However a test went, `destroy` leaves nothing that costs money or is in the way. */
-  afterEach(async () => {
+  afterEach(async ({ task }) => {
+    if (task.result?.state === "fail") for (const id of ec2.running) console.log(ec2.log(id));
     try {
       ec2.faults.length = 0;
       await fleet.remove();

@@ -1,5 +1,5 @@
 import { execa } from "execa";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, onTestFailed } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { connection } from "../../src/provision/ssh.ts";
 import { toHostKey } from "../../src/ssh/hostKey.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
@@ -44,12 +44,10 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
   beforeEach(async () => {
     api = await EmulatedApi.start();
     fleet = await TestDeployment.create(configuration(), api.env, ["hcloud"]);
-    onTestFailed(() => {
-      for (const { name } of api.all("servers")) console.log(api.hostLog(name));
-    });
   });
   /** However a test went, `destroy` leaves nothing that costs money or is in the way. */
-  afterEach(async () => {
+  afterEach(async ({ task }) => {
+    if (task.result?.state === "fail") for (const { name } of api.all("servers")) console.log(api.hostLog(name));
     try {
       api.faults.length = 0;
       api.actionPolls = 0;

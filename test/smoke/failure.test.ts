@@ -12,6 +12,11 @@ describe("the reason of a failed build, in words", () => {
       true,
     ],
     ["ssh: connect to host 192.0.2.1 port 22: Connection timed out", "over the network", true],
+    [
+      "kex_exchange_identification: read: Connection reset by peer\nConnection reset by 127.0.0.9 port 22",
+      "takes connections and drops them",
+      true,
+    ],
     ["ssh: Could not resolve hostname nowhere: Name or service not known", "does not resolve", true],
     ['Load key "/k": error in libcrypto\nroot@h: Permission denied (publickey).', "can't use the private key", false],
     [

@@ -155,7 +155,7 @@ export class Host implements Machine {
       "/etc/ssh/sshd_config",
       `HostKey /etc/ssh/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\nPasswordAuthentication no\nPidFile none\n`,
     );
-    put("/usr/local/sbin/reboot", "#!/bin/sh\ntouch /run/host/reboot\n", 0o755);
+    put("/usr/local/sbin/reboot", "#!/bin/sh\necho >/run/host/reboot\n", 0o755);
     // No package may be installed: what the emulated Debian lacks is missing on this machine.
     put("/usr/local/sbin/apt-get", "#!/bin/sh\nexit 1\n", 0o755);
     const quoted = config.runcmd.map((words) => words.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(" "));
@@ -225,21 +225,20 @@ cp -a /run/host/disk/. /
 hostname=$(cat /etc/hostname)
 export PATH=/usr/local/sbin:$PATH HOME=/root USER=root
 mount -t proc proc /proc
-grep -q '^nix-builder:' /etc/passwd || :
+mkfifo /run/host/reboot
 boots=0
 while :; do
   boots=$((boots + 1))
   echo "boot $boots of $hostname"
-  rm -f /run/host/reboot
   if [ -e /etc/no-sshd ]; then :
   elif [ -e /etc/NIXOS ]; then sh /etc/nixos-boot
   else
-    $(command -v /usr/sbin/sshd) -D -e -f /etc/ssh/sshd_config -o ListenAddress="$(cat /etc/emulated-address)":22 &
+    /usr/sbin/sshd -D -e -f /etc/ssh/sshd_config -o ListenAddress="$(cat /etc/emulated-address)":22 &
     [ $boots -gt 1 ] || sh /usr/local/sbin/cloud-init-runcmd &
   fi
-  until [ -e /run/host/reboot ]; do /bin/sleep 0.05; done
+  read -r _ </run/host/reboot || :
   kill -9 -1 || :
   wait || :
 done
-`.replace("$(command -v /usr/sbin/sshd)", "/usr/sbin/sshd");
+`;
 }
