@@ -22,6 +22,7 @@ export interface Ended {
   /** Exit code; `undefined` where it didn't start, or ended by a signal. */
   readonly code: number | undefined;
   readonly timedOut: boolean;
+  /** Both without the final newline. */
   readonly stdout: string;
   readonly stderr: string;
   /** Why it failed, in Node's words; empty: it didn't. */
@@ -38,7 +39,8 @@ export function runProgram(
     const options = { env: { ...process.env, ...env }, timeout: milliseconds, maxBuffer: Infinity };
     const child = execFile(program, [...words], options, (error, stdout, stderr) => {
       const code = error === null ? 0 : typeof error.code === "number" ? error.code : undefined;
-      resolve({ code, timedOut: error?.killed === true, stdout, stderr, problem: error?.message ?? "" });
+      const [out = "", err = ""] = [stdout, stderr].map((text) => text.replace(/\n$/, ""));
+      resolve({ code, timedOut: error?.killed === true, stdout: out, stderr: err, problem: error?.message ?? "" });
     });
     if (onLine !== undefined && child.stdout !== null) createInterface(child.stdout).on("line", onLine);
     // A program may end before it has read all.

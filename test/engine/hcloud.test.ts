@@ -1,3 +1,4 @@
+import { createServer } from "node:net";
 import { execa } from "execa";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { connection } from "../../src/provision/ssh.ts";
@@ -241,6 +242,17 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     expect(await outputs()).toMatchObject({ builders: [{ maxJobs: 3, supportedFeatures: ["big-parallel"] }] });
   });
 
+  it("has no IPv4 address where none is wanted, and is verified over IPv6", async ({ skip }) => {
+    const taken = await isTaken("::1", 22);
+    skip(taken, "something listens on port 22 of ::1, or this machine has no IPv6");
+    fleet.configure(configuration([{ ...own, candidates: [first], ipv4: false }]));
+    await up();
+    const { builders, verification } = await outputs();
+    expect(builders).toMatchObject([{ hostName: "::1", port: 22 }]);
+    expect(verification).toMatchObject({ own: { verified: true } });
+    expect(api.all("servers").at(0)?.["public_net"]).toMatchObject({ ipv4: null });
+  });
+
   it("has a private network and a placement group where asked for", async () => {
     fleet.configure(configuration([{ ...own, candidates: [first] }], { network: {}, spread: true }));
     await up();
@@ -390,3 +402,18 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     expect(status.exitCode, status.stdout).toBe(0);
   });
 });
+
+/** Whether a test can't listen there. */
+function isTaken(host: string, port: number): Promise<boolean> {
+  const server = createServer();
+  return new Promise((resolve) => {
+    server.once("error", () => {
+      resolve(true);
+    });
+    server.listen({ host, port, exclusive: true }, () =>
+      server.close(() => {
+        resolve(false);
+      }),
+    );
+  });
+}

@@ -452,7 +452,9 @@ export class EmulatedApi {
     if (!there.available) throw new ApiError(412, "resource_unavailable", "error during placement");
     const publicNet = (body["public_net"] ?? { enable_ipv4: true, enable_ipv6: true }) as Json;
     nextAddress += 1;
-    const address = `127.${20 + (process.pid % 40)}.${Math.floor(process.pid / 40) % 250}.${nextAddress}`;
+    const ipv4 = `127.${20 + (process.pid % 40)}.${Math.floor(process.pid / 40) % 250}.${nextAddress}`;
+    // A server's address is the first of its network, and IPv6 has one loopback address: only one such server can run.
+    const [address, ipv6Network] = publicNet["enable_ipv4"] === false ? ["::1", "::/64"] : [ipv4, "2001:db8::/64"];
     const firewalls = ((body["firewalls"] ?? []) as { firewall: number }[]).map(({ firewall }) => firewall);
     const starts = body["start_after_create"] !== false;
     const server = this.#add("servers", {
@@ -460,8 +462,8 @@ export class EmulatedApi {
       labels,
       status: starts ? "running" : "off",
       public_net: {
-        ipv4: publicNet["enable_ipv4"] === false ? null : { id: 1, ip: address, blocked: false, dns_ptr: name },
-        ipv6: publicNet["enable_ipv6"] === false ? null : { id: 2, ip: "2001:db8::/64", blocked: false, dns_ptr: [] },
+        ipv4: publicNet["enable_ipv4"] === false ? null : { id: 1, ip: ipv4, blocked: false, dns_ptr: name },
+        ipv6: publicNet["enable_ipv6"] === false ? null : { id: 2, ip: ipv6Network, blocked: false, dns_ptr: [] },
         floating_ips: [],
         firewalls: firewalls.map((id) => ({ id, status: "applied" })),
       },

@@ -14,6 +14,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
+import { isIPv6 } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { parse } from "yaml";
@@ -30,7 +31,7 @@ const userData = z.looseObject({
 
 /** What a host is told. */
 export interface HostOptions {
-  /** Address of its own in 127.0.0.0/8. */
+  /** Address of its own in 127.0.0.0/8, or ::1. */
   readonly address: string;
   readonly hostName: string;
   /** Cloud-config, unless `disk` takes it otherwise. */
@@ -145,7 +146,7 @@ export class Host implements Machine {
     const root = config.users.find(({ name }) => name === "root")?.ssh_authorized_keys ?? [];
     put("/root/.ssh/authorized_keys", `${root.join("\n")}\n`, 0o600);
     put("/etc/hostname", `${hostName}\n`);
-    put("/etc/emulated-address", address);
+    put("/etc/emulated-address", isIPv6(address) ? `[${address}]` : address);
     put("/etc/emulated-system", arm === true ? "aarch64-linux" : "");
     // The kernel is this machine's own: it would name its architecture to who asks outside of a build.
     if (arm === true)
