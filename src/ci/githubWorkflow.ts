@@ -1,6 +1,6 @@
 /** A reusable GitHub Actions workflow that builds a flake's packages and checks on the fleet. */
 import { parse, stringify } from "yaml";
-import { checkBuildMachines, checkHostName, type BuildMachine } from "../nix/buildMachine.ts";
+import { checkBuildMachines, isLoopback, type BuildMachine } from "../nix/buildMachine.ts";
 import { clientFiles, clientKeyName, parseClientFiles, type ClientFileName } from "../nix/clientFiles.ts";
 import { InvalidValue, NotExpressible } from "../nix/invalidValue.ts";
 import { renderSettings, type NixSettings } from "../nix/nixConf.ts";
@@ -35,10 +35,6 @@ export function refuseUnreachable(machines: readonly BuildMachine[]): readonly B
     }
   }
   return machines;
-}
-
-function isLoopback(hostName: string): boolean {
-  return /^127\.|^::1$|^::ffff:127\.|(^|\.)localhost$/.test(checkHostName(hostName));
 }
 
 /** Stands for the directory that only the runner knows. `checkPath` takes it, no fleet uses it. */

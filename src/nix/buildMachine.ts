@@ -119,6 +119,11 @@ export function checkHostName(hostName: string, field = "hostName"): string {
   throw new InvalidValue(field, hostName, "a DNS name, an IPv4 address, or an IPv6 address without brackets and zone");
 }
 
+/** Whether what is sent there stays on this machine. */
+export function isLoopback(hostName: string): boolean {
+  return /^127\.|^::1$|^::ffff:127\.|(^|\.)localhost$/.test(checkHostName(hostName));
+}
+
 /** A user name on the builder. */
 export function checkSshUser(sshUser: string, field = "sshUser"): string {
   if (/^[A-Za-z_][A-Za-z0-9_.-]{0,31}$/.test(sshUser)) return sshUser;

@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { networkInterfaces, tmpdir } from "node:os";
 import { execa } from "execa";
-import type { BuildMachine } from "../nix/buildMachine.ts";
+import { isLoopback, type BuildMachine } from "../nix/buildMachine.ts";
 import { knownHostNames } from "../ssh/knownHosts.ts";
 import type { CaseResult } from "./verdict.ts";
 
@@ -167,8 +167,4 @@ function otherAddresses({ hostName }: BuildMachine): string[] {
   return Object.values(networkInterfaces()).flatMap((addresses) =>
     (addresses ?? []).filter(({ internal, family }) => !internal && family === "IPv4").map(({ address }) => address),
   );
-}
-
-function isLoopback(hostName: string): boolean {
-  return hostName.startsWith("127.");
 }

@@ -1,6 +1,6 @@
 /** `ssh_config`: how a client reaches each builder, pinned to its host key, fast over distance, and never waiting for ever. */
 import { createHash } from "node:crypto";
-import { checkBuildMachines, checkPath, type BuildMachine } from "../nix/buildMachine.ts";
+import { checkBuildMachines, checkPath, isLoopback, type BuildMachine } from "../nix/buildMachine.ts";
 import { InvalidValue } from "../nix/invalidValue.ts";
 
 /** What a `Host` block says of a builder. What it can build stands in `machines`, its key in `known_hosts`. */
@@ -75,7 +75,7 @@ function renderHost(machine: BuildMachine, options: SshConfigOptions): string {
     // Nix asks neither for BatchMode nor for strict checking, and a prompt in a daemon would wait for ever.
     ["BatchMode", "yes"],
     // Nobody records what doesn't leave this machine; a key exchange that withstands quantum computers takes 50 ms here, each time.
-    ...(machine.hostName.startsWith("127.") ? [["KexAlgorithms", "curve25519-sha256"] as const] : []),
+    ...(isLoopback(machine.hostName) ? [["KexAlgorithms", "curve25519-sha256"] as const] : []),
     ["StrictHostKeyChecking", "yes"],
     ["HostKeyAlias", machine.alias],
     ...(knownHostsFile === undefined

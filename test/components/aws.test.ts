@@ -2,39 +2,17 @@ import * as pulumi from "@pulumi/pulumi";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { BuilderFleet } from "../../components/builderFleet.ts";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
+import { MockEngine, secretMark, type Registered } from "../support/mockEngine.ts";
 
-const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPIQCZc54poJ8vqawd8TraNryQeJnvH1eLpIDgbiqymM";
-const measured = `bootId = boot
-arch = x86_64
-cpus = 7
-memoryMiB = 65536
-diskMiB = 1000
-diskFreeMiB = 900
-kvm = false
-nixVersion = 2.8.0
-nixSystems = x86_64-linux
-nixFeatures = big-parallel
-sandbox = true
-cores = 0
-minFree = 0
-maxFree = 0
-maxStartups =
-`;
-const secretMark = "4dabf18193072939515e22adb298388d";
-
-interface Registered {
-  readonly type: string;
-  readonly name: string;
-  readonly inputs: Record<string, unknown>;
-}
-const registered: Registered[] = [];
+const engine = new MockEngine();
+const { registered } = engine;
 const subnets = ["subnet-11111111"];
 
-function stdoutOf(type: string, name: string): string {
-  if (type.startsWith("command:remote")) return measured;
-  if (name === "aws-stack") return "0123abcd\n";
-  if (name.endsWith("-placement")) return `{"instanceType":"c6i.4xlarge","subnetId":"aws-subnet-1-id"}`;
-  return `{"verified":true,"alias":"${name}","seconds":1}`;
+function outputs(type: string, name: string): object | undefined {
+  if (name === "aws-stack") return { stdout: "0123abcd\n" };
+  if (name.endsWith("-placement")) return { stdout: `{"instanceType":"c6i.4xlarge","subnetId":"aws-subnet-1-id"}` };
+  if (type === "aws:ec2/instance:Instance") return { publicIp: "203.0.113.9", privateIp: "10.65.0.9" };
+  return type.startsWith("aws:") ? { keyPairId: `${name}-key`, keyName: name } : undefined;
 }
 
 async function deploy(aws: object): Promise<void> {
@@ -80,35 +58,10 @@ async function deploy(aws: object): Promise<void> {
   await new Promise((done) => void fleet.verification.apply(done));
 }
 
-const find = (name: string): Registered["inputs"] => {
-  const found = registered.find((resource) => resource.name === name && !resource.type.startsWith("nix-builder-fleet"));
-  if (found === undefined) throw new Error(`${name} was not registered`);
-  return found.inputs;
-};
+const find = (name: string): Registered["inputs"] => engine.find(name).inputs;
 const ofType = (type: string): Registered[] => registered.filter((one) => one.type.startsWith(type));
 
-beforeAll(async () => {
-  await pulumi.runtime.setMocks(
-    {
-      newResource: ({ type, name, inputs }) => {
-        registered.push({ type, name, inputs: inputs as Record<string, unknown> });
-        const key = { privateKeyOpenssh: `PRIVATE ${name}`, publicKeyOpenssh: `${hostKey}\n` };
-        const instance = { publicIp: "203.0.113.9", privateIp: "10.65.0.9" };
-        const more = type.startsWith("tls:")
-          ? key
-          : type === "aws:ec2/instance:Instance"
-            ? instance
-            : type.startsWith("command:")
-              ? { stdout: stdoutOf(type, name) }
-              : { keyPairId: `${name}-key`, keyName: name };
-        return { id: `${name}-id`, state: { ...(inputs as object), ...more } };
-      },
-      call: () => ({}),
-    },
-    "nix-builder-fleet",
-    "dev",
-  );
-});
+beforeAll(() => engine.start(outputs));
 
 describe("a fleet at AWS with a network of its own", () => {
   beforeAll(() => deploy({ network: { zones: 2 } }));

@@ -2,48 +2,12 @@ import * as pulumi from "@pulumi/pulumi";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { BuilderFleet } from "../../components/builderFleet.ts";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
+import { hostKey, MockEngine, secretMark, type Registered } from "../support/mockEngine.ts";
 
-const measured = `bootId = boot
-arch = x86_64
-cpus = 7
-memoryMiB = 65536
-diskMiB = 1000
-diskFreeMiB = 900
-kvm = false
-nixVersion = 2.8.0
-nixSystems = x86_64-linux
-nixFeatures = big-parallel
-sandbox = true
-cores = 0
-minFree = 0
-maxFree = 0
-maxStartups =
-`;
-const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPIQCZc54poJ8vqawd8TraNryQeJnvH1eLpIDgbiqymM";
+const engine = new MockEngine();
+const { registered } = engine;
 
-interface Registered {
-  readonly type: string;
-  readonly name: string;
-  readonly inputs: Record<string, unknown>;
-}
-
-const registered: Registered[] = [];
-
-beforeAll(async () => {
-  await pulumi.runtime.setMocks(
-    {
-      newResource: ({ type, name, inputs }) => {
-        registered.push({ type, name, inputs: inputs as Record<string, unknown> });
-        const key = { privateKeyOpenssh: `PRIVATE ${name}`, publicKeyOpenssh: `${hostKey}\n` };
-        const stdout = type.startsWith("command:remote") ? measured : `{"verified":true,"alias":"${name}","seconds":1}`;
-        return { id: `${name}-id`, state: { ...(inputs as object), ...(type.startsWith("tls:") ? key : { stdout }) } };
-      },
-      call: () => ({}),
-    },
-    "nix-builder-fleet",
-    "dev",
-  );
-});
+beforeAll(() => engine.start());
 
 async function deploy(): Promise<{ fleet: BuilderFleet; builders: unknown; verification: unknown }> {
   const { BuilderFleet: Fleet } = await import("../../components/builderFleet.ts");
@@ -63,15 +27,10 @@ async function deploy(): Promise<{ fleet: BuilderFleet; builders: unknown; verif
   return { fleet, builders: await settle(fleet.buildMachines), verification: await settle(fleet.verification) };
 }
 
-const find = (name: string, type = "command:"): Registered => {
-  const found = registered.find((resource) => resource.name === name && resource.type.startsWith(type));
-  if (found === undefined) throw new Error(`${type} ${name} was not registered`);
-  return found;
-};
+const find = (name: string, type = "command:"): Registered => engine.find(name, type);
 
 /** What a secret input looks like to the engine. */
-const isSecret = (value: unknown) =>
-  typeof value === "object" && value !== null && "4dabf18193072939515e22adb298388d" in value;
+const isSecret = (value: unknown) => typeof value === "object" && value !== null && secretMark in value;
 
 describe("the fleet's wiring", () => {
   let result: Awaited<ReturnType<typeof deploy>>;

@@ -54,6 +54,15 @@ describe("ssh resolves", () => {
     );
   });
 
+  test("ssh's own choice of key exchange, but for what doesn't leave this machine", () => {
+    const keyExchanges = (hostName: string) => {
+      const config = renderSshConfig([{ ...x86, hostName }], { identityFile: "/k" });
+      return resolve(config, "x86").get("kexalgorithms");
+    };
+    expect(keyExchanges("127.1.2.3")).toBe("curve25519-sha256");
+    expect(keyExchanges("203.0.113.7")).toBe(resolve("", "x86").get("kexalgorithms"));
+  });
+
   test("nothing of it for a host that is no builder", () => {
     const config = renderSshConfig([x86], { identityFile: "/k", knownHostsFile: "/h" });
     expect(resolve(config, "x86-2").get("stricthostkeychecking")).toBe("ask");
