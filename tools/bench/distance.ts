@@ -59,10 +59,11 @@ export async function benchDistance(rounds: number, say: (line: string) => void)
       limit: { atLeast: 12 },
     },
     {
-      claim: `21 derivations, remote store: over ${roundTrip} ms / without the delay`,
-      measured: times.remoteStore,
-      baseline: times.remoteStoreNear,
-      limit: { atMost: 1.4 },
+      // Not a ratio of the two: the builds between the round trips take as long as the builder is slow. docs/decisions.md, 2026-11-24.
+      claim: `21 derivations, remote store: what the distance adds / a round trip of ${roundTrip} ms`,
+      measured: times.remoteStore.map((milliseconds, round) => milliseconds - (times.remoteStoreNear[round] ?? 0)),
+      baseline: times.remoteStore.map(() => roundTrip),
+      limit: { atMost: 11 },
     },
   ];
 }
