@@ -54,6 +54,12 @@ export interface Peculiarities {
   readonly sshdConfig?: string;
 }
 
+/** The settings of Nix that are looked at. The rest is left out before the shell searches them, which takes it as long as Nix took to print all. */
+const readSettings = [
+  ...["system", "extra-platforms", "system-features", "sandbox", "trusted-users"],
+  ...["cores", "min-free", "max-free"],
+];
+
 /** Command whose standard input is `measureScript`: what a failing command prints of itself is then two words. */
 export const measureCommand = "sh -s";
 
@@ -73,7 +79,7 @@ failed=0
 problem() { echo "builder '${name}': $1." >&2; failed=1; }
 has() { case " $1 " in *" $2 "*) return 0 ;; esac; return 1; }
 conf="
-$(nix show-config --extra-experimental-features nix-command 2>/dev/null </dev/null)
+$(nix show-config --extra-experimental-features nix-command 2>/dev/null </dev/null | sed -nE '/^(${readSettings.join("|")}) = /p')
 "
 value() {
   rest=\${conf#*"
@@ -81,7 +87,8 @@ $1 = "}
   [ "$rest" = "$conf" ] || printf '%s\\n' "\${rest%%"
 "*}"
 }
-version=$(nix --version 2>/dev/null </dev/null | sed 's/.* //')
+version=$(nix --version 2>/dev/null </dev/null)
+version=\${version##* }
 if [ -z "$version" ]; then
   problem "its administrator finds no Nix; install Nix there, or put it on the PATH of a non-interactive login"
   exit 1
@@ -126,9 +133,10 @@ $trust || problem "its Nix does not trust the user ${sshUser}, so it would refus
 }
 [ $failed = 0 ] || exit 1
 disk=$(df -Pk '${ownStore ?? "/nix"}' | { read -r _; read -r _ size _ free _; echo "$((size / 1024)) $((free / 1024))"; })
-memory=$(sed -n 's/^MemTotal: *\\([0-9]*\\) kB$/\\1/p' /proc/meminfo)
+read -r _ memory _ </proc/meminfo
+read -r bootId </proc/sys/kernel/random/boot_id
 cat <<END
-bootId = $(cat /proc/sys/kernel/random/boot_id)
+bootId = $bootId
 arch = $arch
 cpus = $(nproc)
 memoryMiB = $((memory / 1024))
