@@ -54,11 +54,17 @@ export interface Peculiarities {
   readonly sshdConfig?: string;
 }
 
-/** The settings of Nix that are looked at. The rest is left out before the shell searches them, which takes it as long as Nix took to print all. */
-const readSettings = [
-  ...["system", "extra-platforms", "system-features", "sandbox", "trusted-users"],
-  ...["cores", "min-free", "max-free"],
-];
+/** The settings of Nix that are looked at → the shell's variable. The shell would take as long to go through all as Nix to print them. */
+const settings: Readonly<Record<string, string>> = {
+  system: "systems",
+  "extra-platforms": "platforms",
+  "system-features": "nixFeatures",
+  sandbox: "sandbox",
+  "trusted-users": "trusted",
+  cores: "cores",
+  "min-free": "minFree",
+  "max-free": "maxFree",
+};
 
 /** Command whose standard input is `measureScript`: what a failing command prints of itself is then two words. */
 export const measureCommand = "sh -s";
@@ -78,15 +84,18 @@ ${nixConfDir === undefined ? "" : `export NIX_CONF_DIR='${nixConfDir}' NIX_USER_
 failed=0
 problem() { echo "builder '${name}': $1." >&2; failed=1; }
 has() { case " $1 " in *" $2 "*) return 0 ;; esac; return 1; }
-conf="
-$(nix show-config --extra-experimental-features nix-command 2>/dev/null </dev/null | sed -nE '/^(${readSettings.join("|")}) = /p')
-"
-value() {
-  rest=\${conf#*"
-$1 = "}
-  [ "$rest" = "$conf" ] || printf '%s\\n' "\${rest%%"
-"*}"
-}
+${Object.values(settings)
+  .map((variable) => `${variable}=`)
+  .join(" ")}
+while read -r setting _ value; do
+  case $setting in
+${Object.entries(settings)
+  .map(([setting, variable]) => `    ${setting}) ${variable}=$value ;;`)
+  .join("\n")}
+  esac
+done <<END
+$(nix show-config --extra-experimental-features nix-command 2>/dev/null </dev/null | sed -nE '/^(${Object.keys(settings).join("|")}) = /p')
+END
 version=$(nix --version 2>/dev/null </dev/null)
 version=\${version##* }
 if [ -z "$version" ]; then
@@ -94,9 +103,7 @@ if [ -z "$version" ]; then
   exit 1
 fi
 arch=$(uname -m)
-systems="$(value system) $(value extra-platforms)"
-nixFeatures=$(value system-features)
-sandbox=$(value sandbox)
+systems="$systems $platforms"
 has "$systems" ${system} ||
   problem "its Nix builds for $systems, not for ${system}; correct \\\`system\\\`, or that machine's \\\`extra-platforms\\\`"
 ${
@@ -122,8 +129,7 @@ case $sandbox in
 esac
 ${
   ownStore === undefined
-    ? `trusted=$(value trusted-users)
-trust=false
+    ? `trust=false
 [ ${sshUser} = root ] && trust=true
 has "$trusted" ${sshUser} && trust=true
 has "$trusted" '*' && trust=true
@@ -147,9 +153,9 @@ nixVersion = $version
 nixSystems = $systems
 nixFeatures = $nixFeatures
 sandbox = $sandbox
-cores = $(value cores)
-minFree = $(value min-free)
-maxFree = $(value max-free)
+cores = $cores
+minFree = $minFree
+maxFree = $maxFree
 maxStartups = $(sshd -T${sshdConfig === undefined ? "" : ` -f '${sshdConfig}'`} 2>/dev/null </dev/null | sed -n 's/^maxstartups //p')
 END
 `;
