@@ -26,9 +26,9 @@ export interface Deployment {
   readonly outputs: Readonly<Record<string, unknown>>;
 }
 
-/** Component → what has been done when its resource is there. */
+/** A resource's own type, or its component's → what has been done when it is there. */
 const done: Readonly<Record<string, string>> = {
-  SshIdentity: "key pair made",
+  PrivateKey: "key pair made",
   LocalEmulation: "registered",
   LocalMachine: "sshd started",
   HcloudMachine: "server made, NixOS installed",
@@ -97,7 +97,8 @@ export function describeEvent(event: EngineEvent): string | undefined {
   // A replacement is told by its new resource; the old one's end is no news.
   if (op === "replace" || op.endsWith("-replaced")) return undefined;
   if (op.startsWith("delete")) return `${step}: removed`;
-  return `${step}: ${done[componentOf(urn)] ?? "done"}`;
+  const types = typesOf(urn);
+  return `${step}: ${done[types.at(-1) ?? ""] ?? done[types.at(-2) ?? ""] ?? "done"}`;
 }
 
 /** What the CLI says when it doesn't even begin; in words of ours where it asks for patience. */
@@ -126,9 +127,9 @@ function stepName(metadata: StepMetadata | undefined): string | undefined {
   return type.startsWith("pulumi:") || type.startsWith("nix-builder-fleet:") || name === "workspace" ? undefined : name;
 }
 
-/** The component that a resource is a child of. */
-function componentOf(urn: string): string {
-  return urn.split("::")[2]?.split("$").at(-2)?.split(":").at(-1) ?? "";
+/** What a resource is, after what it is a child of; without packages and modules. */
+function typesOf(urn: string): string[] {
+  return (urn.split("::")[2] ?? "").split("$").map((type) => type.split(":").at(-1) ?? "");
 }
 
 function parseEvent(line: string): EngineEvent | undefined {

@@ -85,6 +85,6 @@ describe("the fleet's wiring", () => {
 
   it("keeps each resource under its component", async () => {
     const urn = await new Promise<string>((done) => void result.fleet.clientIdentity.urn.apply(done));
-    expect(urn).toContain("nix-builder-fleet:index:BuilderFleet$nix-builder-fleet:index:SshIdentity::client");
+    expect(urn).toContain("nix-builder-fleet:index:BuilderFleet$tls:index/privateKey:PrivateKey::client");
   });
 });

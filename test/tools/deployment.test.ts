@@ -13,6 +13,7 @@ describe("the progress of a deployment", () => {
       step("create", `${fleet}$nix-builder-fleet:index:LocalMachine$command:local:Command`, "x86"),
       "x86: sshd started",
     ],
+    ["a key pair", step("create", `${fleet}$tls:index/privateKey:PrivateKey`, "client"), "client: key pair made"],
     [
       "a verified one",
       step("create-replacement", `${fleet}$nix-builder-fleet:index:SmokeTest$command:local:Command`, "x86-smoke-test"),
