@@ -3,8 +3,9 @@ import { userInfo } from "node:os";
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
 import type { LocalBuilderSpec } from "../../src/fleetSpec.ts";
-import { machineDirectory, wantedGeneration } from "../../src/local/plan.ts";
-import { generationVariable, type LocalMachine as Description } from "../../src/local/spec.ts";
+import { generationVariable } from "../../src/local/generation.ts";
+import { machineDirectory, machineGeneration } from "../../src/local/plan.ts";
+import type { LocalMachine as Description } from "../../src/local/spec.ts";
 import type { Peculiarities } from "../../src/bootstrap/measure.ts";
 import { systemOfThisMachine, type System } from "../../src/nix/system.ts";
 import { commandDefaults, scriptCommand } from "../checkout.ts";
@@ -65,7 +66,7 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
     super("nix-builder-fleet:index:LocalMachine", name, {}, opts);
     const { spec } = args;
     const directory = machineDirectory(args.directory, spec.name);
-    const generation = wantedGeneration(
+    const generation = machineGeneration(
       directory,
       args.emulation && { owner: args.emulation.owner, system: spec.system },
     );

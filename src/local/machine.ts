@@ -18,6 +18,8 @@ import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
 import { localMachineFiles, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
+import { writeGeneration } from "./generation.ts";
+import { formerPlace, writePlace, type Place } from "./place.ts";
 import { marksOfMachine, runningSshd, stopProcesses, stopSessions } from "./processes.ts";
 import { systems } from "../nix/system.ts";
 import type { LocalMachine } from "./spec.ts";
@@ -26,7 +28,7 @@ import { findLocalTools } from "./tools.ts";
 /**
  * Brings a builder up as described; changes nothing about one that runs so already. Keeps its store.
  *
- * @param generation Written down once it runs: see `generationVariable`.
+ * @param generation See `generation.ts`.
  * @throws Error in words when the port is taken or sshd doesn't start (with what sshd said).
  */
 export async function startMachine(machine: LocalMachine, generation: string): Promise<void> {
@@ -51,7 +53,7 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   // Keys are asked for when a connection begins; one that a key opened which counts no more would go on for as long as it is kept.
   const present = read(`${directory}/authorized_keys`).split("\n");
   if (keys.some((key) => !present.includes(key))) await stopSessions(directory);
-  writeFileSync(`${directory}/generation`, generation);
+  writeGeneration(directory, generation);
 }
 
 /** Stops a builder and removes its folder, the store included. Safe to repeat. */
@@ -68,7 +70,7 @@ export async function removeMachine(directory: string): Promise<void> {
  * @param owner Owner of the emulations that the stack may have registered.
  */
 export async function sweep(directory: string, owner: string): Promise<void> {
-  await endAll(directory, owner);
+  await endAll({ directory, owner });
   const here = resolve(import.meta.dirname, "../../.fleet/stacks", basename(directory));
   if (formerPlace(here)?.directory === directory) removeTree(here);
   removeTree(directory);
@@ -77,25 +79,18 @@ export async function sweep(directory: string, owner: string): Promise<void> {
 /**
  * Takes the stack's folder as the place that it is deployed from, and ends what still runs from where the checkout was
  * before it was moved: nothing else knows of it any more. Safe to repeat.
+ *
+ * @param generation See `generation.ts`.
  */
-export async function claimPlace(directory: string, owner: string): Promise<void> {
-  const former = formerPlace(directory);
-  if (former !== undefined) await endAll(former.directory, former.owner);
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
-  writeFileSync(`${directory}/place`, `${directory}\n${owner}\n`);
-}
-
-/** The stack's folder, and the owner of its emulations, before the checkout was moved; `undefined`: it wasn't. */
-export function formerPlace(directory: string): { readonly directory: string; readonly owner: string } | undefined {
-  const [former = "", owner = ""] = read(`${directory}/place`).split("\n");
-  if (former === "" || former === directory) return undefined;
-  // A checkout that was copied: what runs from the other one isn't ours to end.
-  if (read(`${former}/place`).startsWith(`${former}\n`)) return undefined;
-  return { directory: former, owner };
+export async function claimPlace(place: Place, generation: string): Promise<void> {
+  const former = formerPlace(place.directory);
+  if (former !== undefined) await endAll(former);
+  writePlace(place);
+  writeGeneration(place.directory, generation);
 }
 
 /** Ends all processes of a stack and removes its emulations, whether or not its folder is still there. */
-async function endAll(directory: string, owner: string): Promise<void> {
+async function endAll({ directory, owner }: Place): Promise<void> {
   await stopProcesses([
     `-f ${directory}/machines/`,
     // Builders, and smoke tests under way.

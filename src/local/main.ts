@@ -2,17 +2,18 @@
 import { text } from "node:stream/consumers";
 import type { System } from "../nix/system.ts";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
+import { requestedGeneration } from "./generation.ts";
 import { claimPlace, removeMachine, startMachine, sweep } from "./machine.ts";
-import { generationVariable, type LocalMachine } from "./spec.ts";
+import type { LocalMachine } from "./spec.ts";
 import { runAction } from "../script.ts";
 
 const [command, ...words] = process.argv.slice(2);
 const actions: Readonly<Record<string, () => void | Promise<void>>> = {
   start: async () => {
-    await startMachine(JSON.parse(await text(process.stdin)) as LocalMachine, process.env[generationVariable] ?? "1");
+    await startMachine(JSON.parse(await text(process.stdin)) as LocalMachine, requestedGeneration());
   },
   remove: () => removeMachine(argument(0)),
-  claim: () => claimPlace(argument(0), argument(1)),
+  claim: () => claimPlace({ directory: argument(0), owner: argument(1) }, requestedGeneration()),
   sweep: () => sweep(argument(0), argument(1)),
   "register-emulation": () => {
     registerEmulation(argument(0), argument(1) as System);

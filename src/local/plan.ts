@@ -1,10 +1,12 @@
 /** What this machine must have for a fleet, looked at before anything is made. */
 import { createHash } from "node:crypto";
-import { accessSync, constants, existsSync, readFileSync } from "node:fs";
+import { accessSync, constants, existsSync } from "node:fs";
 import type { FleetSpec, LocalBuilderSpec } from "../fleetSpec.ts";
 import { systemOfThisMachine, type System } from "../nix/system.ts";
 import { emulation, emulationObstacle } from "./emulation.ts";
-import { formerPlace, refuseTakenPort, runningSocket, socketOf } from "./machine.ts";
+import { wantedGeneration } from "./generation.ts";
+import { refuseTakenPort, runningSocket, socketOf } from "./machine.ts";
+import { formerPlace } from "./place.ts";
 import { runningSshd } from "./processes.ts";
 import { checkNixVersion, findLocalTools, MissingTool } from "./tools.ts";
 
@@ -79,20 +81,18 @@ export function machineDirectory(directory: string, name: string): string {
 }
 
 /**
- * The generation that a builder is to have: the one it has while it runs, the next one otherwise.
+ * The generation that a builder is to have, see `generation.ts`: a new one unless it runs.
  *
  * @param emulated The emulation that the fleet registered for it, without which it runs no build; `undefined`: it needs none.
  */
-export function wantedGeneration(
+export function machineGeneration(
   directory: string,
   emulated?: { readonly owner: string; readonly system: System },
 ): string {
-  const path = `${directory}/generation`;
-  const generation = existsSync(path) ? Number(readFileSync(path, "utf8")) : 0;
   const runs =
     runningSshd(directory) !== undefined &&
     (emulated === undefined || emulation(emulated.owner, emulated.system) !== "none");
-  return String(runs ? generation : generation + 1);
+  return wantedGeneration(directory, runs);
 }
 
 function refuseUnreadableKey(name: string, path: string): void {
