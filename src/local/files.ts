@@ -63,9 +63,9 @@ esac
 `;
 }
 
-function sshdConfig({ directory, address, port }: LocalMachine, account: LocalAccount): string {
-  return `ListenAddress ${address}:${port}
-HostKey ${directory}/ssh_host_ed25519_key
+/** All but where it listens: that is said when it is started. */
+function sshdConfig({ directory }: LocalMachine, account: LocalAccount): string {
+  return `HostKey ${directory}/ssh_host_ed25519_key
 PidFile ${directory}/sshd.pid
 AuthorizedKeysFile ${directory}/authorized_keys
 AllowUsers ${account.user}

@@ -13,17 +13,20 @@ import {
 } from "node:fs";
 import { connect, createServer } from "node:net";
 import { availableParallelism, totalmem, userInfo } from "node:os";
-import { basename, resolve } from "node:path";
+import { basename, dirname, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
 import { localMachineFiles, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
 import { writeGeneration } from "./generation.ts";
 import { formerPlace, writePlace, type Place } from "./place.ts";
-import { marksOfMachine, runningSshd, stopProcesses, stopSessions } from "./processes.ts";
+import { listenerOn, marksOfMachine, runningSshd, stopProcesses, stopSessions } from "./processes.ts";
 import { systems } from "../nix/system.ts";
 import type { LocalMachine } from "./spec.ts";
 import { findLocalTools } from "./tools.ts";
+
+/** An IPv4 address and a TCP port. */
+type Socket = Pick<LocalMachine, "address" | "port">;
 
 /**
  * Brings a builder up as described; changes nothing about one that runs so already. Keeps its store.
@@ -36,7 +39,7 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   const tools = findLocalTools(machine.system);
   if (runningSshd(directory) === undefined) await stopProcesses(marksOfMachine(directory));
   // Before anything changes: a builder that can't move goes on where it is.
-  if (runningSocket(directory) !== socketOf(machine)) await refuseTakenPort(basename(directory), machine);
+  await refuseTakenSocket(directory, machine);
   if (machine.emulatedFor !== undefined) registerEmulation(machine.emulatedFor, machine.system);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   for (const folder of ["root", "state", "log"]) mkdirSync(`${directory}/${folder}`, { recursive: true });
@@ -48,7 +51,8 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   }
   // Only these two are read at start; authorized_keys, the forced command and nix.conf count from the next connection on.
   const after = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
-  if (runningSshd(directory) !== undefined && before !== after) await stopProcesses(marksOfMachine(directory));
+  const listens = listenerOn(dirname(directory), socketOf(machine)) === basename(directory);
+  if (before !== after || !listens) await stopProcesses(marksOfMachine(directory));
   if (runningSshd(directory) === undefined) await startSshd(tools.sshd, machine);
   // Keys are asked for when a connection begins; one that a key opened which counts no more would go on for as long as it is kept.
   const present = read(`${directory}/authorized_keys`).split("\n");
@@ -102,35 +106,26 @@ async function endAll({ directory, owner }: Place): Promise<void> {
   for (const system of systems) unregisterEmulation(owner, system);
 }
 
-/** What a builder's sshd listens on; `undefined` where none runs. */
-export function runningSocket(directory: string): string | undefined {
-  if (runningSshd(directory) === undefined) return undefined;
-  return /^ListenAddress (\S+)$/m.exec(read(`${directory}/sshd_config`))?.[1];
-}
-
-/** An address and port, as `sshd_config` and `runningSocket` write them. */
-export function socketOf({ address, port }: Pick<LocalMachine, "address" | "port">): string {
-  return `${address}:${port}`;
-}
-
 /**
- * Refuses an address and port that something else listens on.
+ * Refuses an address and port that something else listens on than the builder itself.
  *
- * @param name The builder's, for the error.
- * @throws Error naming all three and what to do.
+ * @param directory The builder's folder.
+ * @throws Error naming the builder, both, and what to do.
  */
-export async function refuseTakenPort(
-  name: string,
-  { address, port }: Pick<LocalMachine, "address" | "port">,
-): Promise<void> {
+export async function refuseTakenSocket(directory: string, { address, port }: Socket): Promise<void> {
+  const problem = (reason: string): Error =>
+    new Error(`builder '${basename(directory)}': ${address} port ${port} can't be listened on (${reason}`);
+  const listener = listenerOn(dirname(directory), socketOf({ address, port }));
+  if (listener === basename(directory)) return;
+  if (listener !== undefined) {
+    throw problem(
+      `builder '${listener}' of this stack still does); give it another address, for good or for one deployment`,
+    );
+  }
   const server = createServer();
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error: NodeJS.ErrnoException) => {
-      reject(
-        new Error(
-          `builder '${name}': ${address} port ${port} can't be listened on (${portProblem(error.code)}); give it another port`,
-        ),
-      );
+      reject(problem(`${portProblem(error.code)}); give it another port`));
     });
     server.listen({ host: address, port, exclusive: true }, resolve);
   });
@@ -143,12 +138,18 @@ function portProblem(code: string | undefined): string {
   return code ?? "unknown error";
 }
 
+function socketOf({ address, port }: Socket): string {
+  return `${address}:${port}`;
+}
+
 async function startSshd(sshd: string, { directory, address, port }: LocalMachine): Promise<void> {
   // Root's sshd wants its empty folder for privilege separation; packages leave making it to the boot.
   if (process.getuid?.() === 0) mkdirSync("/run/sshd", { recursive: true, mode: 0o755 });
   rmSync(`${directory}/sshd.pid`, { force: true });
   const log = openSync(`${directory}/sshd.log`, "w", 0o600);
-  const child = spawn(sshd, ["-D", "-e", "-f", `${directory}/sshd_config`], {
+  // Its command line says what it listens on: see `listenerOn`.
+  const listen = `ListenAddress=${socketOf({ address, port })}`;
+  const child = spawn(sshd, ["-D", "-e", "-f", `${directory}/sshd_config`, "-o", listen], {
     detached: true,
     stdio: ["ignore", log, log],
   });

@@ -5,7 +5,7 @@ import type { FleetSpec, LocalBuilderSpec } from "../fleetSpec.ts";
 import { systemOfThisMachine, type System } from "../nix/system.ts";
 import { emulation, emulationObstacle } from "./emulation.ts";
 import { wantedGeneration } from "./generation.ts";
-import { refuseTakenPort, runningSocket, socketOf } from "./machine.ts";
+import { refuseTakenSocket } from "./machine.ts";
 import { formerPlace } from "./place.ts";
 import { runningSshd } from "./processes.ts";
 import { checkNixVersion, findLocalTools, MissingTool } from "./tools.ts";
@@ -53,8 +53,8 @@ export async function planLocalBuilders(spec: FleetSpec, directory: string): Pro
       nixChecked = true;
       // Of a checkout that was moved, the builders still run where it was; the deployment ends them first.
       const moved = formerPlace(directory) !== undefined;
-      if (!moved && runningSocket(machineDirectory(directory, builder.name)) !== socketOf(builder)) {
-        await refuseTakenPort(builder.name, builder).catch((error: unknown) => {
+      if (!moved) {
+        await refuseTakenSocket(machineDirectory(directory, builder.name), builder).catch((error: unknown) => {
           throw new MissingTool(error instanceof Error ? error.message : String(error));
         });
       }

@@ -60,6 +60,37 @@ describe("a builder that is to move to a port that something else listens on", (
   });
 });
 
+describe("a builder at the address that another one of the stack had", () => {
+  it("is told whose it is, as long as that one listens there, even when its folder is gone", async () => {
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const { local } = fleet.builder("t-a");
+    const builder = { provider: "local", system: local.system, address: local.address, port: local.port };
+    const plan = (name: string) =>
+      planLocalBuilders(parseFleetSpec("t", { builders: [{ ...builder, name }] }, "/nowhere"), fleet.directory);
+    const refusal = new RegExp(
+      `^builder 'renamed': ${local.address} port ${local.port} can't be listened on \\(builder '0' of this stack still does\\); ` +
+        "give it another address, for good or for one deployment$",
+    );
+    await expect(plan("renamed")).rejects.toThrow(refusal);
+    removeTree(local.directory);
+    await expect(plan("renamed")).rejects.toThrow(refusal);
+    await fleet.kill("t-a");
+    await expect(plan("renamed")).resolves.toMatchObject({ leftOut: [] });
+  });
+
+  it("is started again there when its own folder is gone", async () => {
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const { local } = fleet.builder("t-a");
+    const former = fleet.sshd("t-a");
+    removeTree(local.directory);
+    await startMachine(local, "2");
+    expect(fleet.sshd("t-a")).not.toBe(former);
+    expect(await greeting(local.address, local.port)).toMatch(/^SSH-2.0-/);
+  });
+});
+
 describe("a connection that a key opened", () => {
   let fleet: LocalFleet;
   let revoked: KeyPair;
@@ -110,11 +141,12 @@ describe.runIf(isBash)("an account whose ~/.bashrc prints something", () => {
     const fleet = await LocalFleet.start({ alias: "t-a" });
     onTestFinished(() => fleet.stop());
     writeFileSync(`${fleet.directory}/.bashrc`, "echo hello\n");
-    const config = `${fleet.builder("t-a").local.directory}/sshd_config`;
+    const { directory, address, port } = fleet.builder("t-a").local;
+    const config = `${directory}/sshd_config`;
     const ping = async (setEnv: string) => {
       writeFileSync(config, readFileSync(config, "utf8").replace(/^SetEnv .*/m, setEnv));
       await fleet.kill("t-a");
-      execFileSync("/usr/sbin/sshd", ["-f", config]);
+      execFileSync("/usr/sbin/sshd", ["-f", config, "-o", `ListenAddress=${address}:${port}`]);
       const env = clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/store` });
       const words = ["store", "ping", "--store", storeUri(fleet.builder("t-a").machine)];
       return execa("nix", words, { env, all: true, reject: false, timeout: 20_000 });
