@@ -35,12 +35,13 @@ export function listenerOn(machines: string, socket: string): string | undefined
 }
 
 /**
- * What tells a builder's processes from all others: sshd's configuration and Nix's store, both in its folder.
+ * What tells a builder's processes from all others: sshd's configuration and Nix's store, both in its folder. With what stands before
+ * the path, as another checkout's may end with this one's.
  *
  * @param directory The builder's folder.
  */
 export function marksOfMachine(directory: string): readonly string[] {
-  return [`${directory}/sshd_config`, `root=${directory}/root`];
+  return [`-f ${directory}/sshd_config`, `root=${directory}/root`];
 }
 
 /**
