@@ -18,7 +18,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
 import { localMachineFiles, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
-import { writeGeneration } from "./generation.ts";
+import { dropGeneration, presentGeneration, writeGeneration } from "./generation.ts";
 import { formerPlace, writePlace, type Place } from "./place.ts";
 import { listenerOn, marksOfMachine, runningSshd, stopProcesses, stopSessions } from "./processes.ts";
 import { systems } from "../nix/system.ts";
@@ -37,11 +37,14 @@ type Socket = Pick<LocalMachine, "address" | "port">;
 export async function startMachine(machine: LocalMachine, generation: string): Promise<void> {
   const { directory } = machine;
   const tools = findLocalTools(machine.system);
-  if (runningSshd(directory) === undefined) await stopProcesses(marksOfMachine(directory));
+  // What a start that was cut off has changed is not known, nor which connections count no more since: it begins anew.
+  const known = runningSshd(directory) !== undefined && presentGeneration(directory) !== undefined;
+  if (!known) await stopProcesses(marksOfMachine(directory));
   // Before anything changes: a builder that can't move goes on where it is.
   await refuseTakenSocket(directory, machine);
   if (machine.emulatedFor !== undefined) registerEmulation(machine.emulatedFor, machine.system);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
+  dropGeneration(directory);
   for (const folder of ["root", "state", "log"]) mkdirSync(`${directory}/${folder}`, { recursive: true });
   const keys = read(`${directory}/authorized_keys`).split("\n");
   const before = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;

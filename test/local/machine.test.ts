@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Server } from "node:net";
 import { userInfo } from "node:os";
 import { execa } from "execa";
@@ -11,6 +11,7 @@ import { removeTree } from "../../src/local/folders.ts";
 import { startMachine } from "../../src/local/machine.ts";
 import { machineDirectory, machineGeneration, planLocalBuilders } from "../../src/local/plan.ts";
 import { runningSshd } from "../../src/local/processes.ts";
+import type { LocalMachine } from "../../src/local/spec.ts";
 import { storeUri } from "../../src/nix/machinesFile.ts";
 import { systems } from "../../src/nix/system.ts";
 import { keyPair, LocalFleet, type KeyPair } from "../support/localFleet.ts";
@@ -123,12 +124,37 @@ describe("a connection that a key opened", () => {
     expect(fleet.sshd("t-a")).toBe(sshd);
   });
 
+  it("ends also when the start that takes the key away is cut off, and another one finishes it", async () => {
+    await share();
+    await cutOff(fleet.builder("t-a").local);
+    expect((await ssh("-O", "check", "t-a")).exitCode).toBe(0);
+    await startMachine(fleet.builder("t-a").local, "3");
+    expect((await ssh("-o", "ControlMaster=no", "t-a", "id")).all).toContain("Permission denied");
+  });
+
   it("goes on when another key comes in", async () => {
     await share();
     const keys = [fleet.client.publicKey, revoked.publicKey, keyPair(fleet.directory).publicKey];
     await startMachine({ ...fleet.builder("t-a").local, clientPublicKeys: keys }, "3");
     expect((await ssh("-O", "check", "t-a")).exitCode).toBe(0);
     await ssh("-O", "exit", "t-a");
+  });
+});
+
+describe("a start that is cut off", () => {
+  it("is finished by the next one: what was written since is what sshd runs with", async () => {
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const { local } = fleet.builder("t-a");
+    const key = keyPair(fleet.directory);
+    const changed = { ...local, port: local.port + 1, hostPrivateKey: key.privateKey };
+    await cutOff(changed);
+    expect(await greeting(local.address, local.port)).toMatch(/^SSH-2.0-/);
+    expect(Number(machineGeneration(local.directory))).toBeGreaterThan(1);
+    await startMachine(changed, "2");
+    const scan = await execa("ssh-keyscan", ["-t", "ed25519", "-p", String(changed.port), local.address]);
+    expect(scan.stdout).toContain(key.publicKey);
+    await expect(greeting(local.address, local.port)).rejects.toThrow("ECONNREFUSED");
   });
 });
 
@@ -176,6 +202,15 @@ describe("the generation of a builder", () => {
     expect(Number(machineGeneration(directory))).toBeGreaterThan(1);
   });
 });
+
+/** A start that ends when everything but Nix's configuration is written. */
+async function cutOff(machine: LocalMachine): Promise<void> {
+  const last = `${machine.directory}/nix.conf`;
+  rmSync(last);
+  mkdirSync(last);
+  await expect(startMachine(machine, "cut off")).rejects.toThrow("EISDIR");
+  rmdirSync(last);
+}
 
 function greeting(host: string, port: number): Promise<string> {
   return new Promise((resolve, reject) => {
