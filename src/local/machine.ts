@@ -145,6 +145,8 @@ function socketOf({ address, port }: Socket): string {
   return `${address}:${port}`;
 }
 
+const sshdVariables = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ"] as const;
+
 async function startSshd(sshd: string, { directory, address, port }: LocalMachine): Promise<void> {
   // Root's sshd wants its empty folder for privilege separation; packages leave making it to the boot.
   if (process.getuid?.() === 0) mkdirSync("/run/sshd", { recursive: true, mode: 0o755 });
@@ -155,6 +157,8 @@ async function startSshd(sshd: string, { directory, address, port }: LocalMachin
   const child = spawn(sshd, ["-D", "-e", "-f", `${directory}/sshd_config`, "-o", listen], {
     detached: true,
     stdio: ["ignore", log, log],
+    // It lives on after the deployment, whose environment may hold tokens and the state's passphrase.
+    env: Object.fromEntries(sshdVariables.map((name) => [name, process.env[name]])),
   });
   closeSync(log);
   const ended = new Promise<true>((resolve) => {

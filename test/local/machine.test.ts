@@ -1,9 +1,9 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Server } from "node:net";
-import { userInfo } from "node:os";
+import { tmpdir, userInfo } from "node:os";
 import { execa } from "execa";
-import { afterEach, beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { clientEnvironment } from "../../src/client/environment.ts";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
 import { emulation } from "../../src/local/emulation.ts";
@@ -12,9 +12,10 @@ import { startMachine } from "../../src/local/machine.ts";
 import { machineDirectory, machineGeneration, planLocalBuilders } from "../../src/local/plan.ts";
 import { runningSshd } from "../../src/local/processes.ts";
 import type { LocalMachine } from "../../src/local/spec.ts";
+import { findLocalTools } from "../../src/local/tools.ts";
 import { storeUri } from "../../src/nix/machinesFile.ts";
 import { systems } from "../../src/nix/system.ts";
-import { keyPair, LocalFleet, type KeyPair } from "../support/localFleet.ts";
+import { keyPair, LocalFleet, system, type KeyPair } from "../support/localFleet.ts";
 
 describe("a builder that is to move to a port that something else listens on", () => {
   let fleet: LocalFleet;
@@ -158,6 +159,29 @@ describe("a start that is cut off", () => {
   });
 });
 
+describe("a builder's sshd", () => {
+  it("has nothing of the deployment's environment that it doesn't need, such as passphrases", async () => {
+    // sshd overwrites what /proc shows of its environment: a program in its place says what it was started with.
+    const folder = mkdtempSync(`${tmpdir()}/fleet-sshd-`);
+    const sshd = findLocalTools(system).sshd;
+    writeFileSync(`${folder}/sshd`, `#!/bin/sh\nenv > ${folder}/environment\nexec ${sshd} "$@"\n`, { mode: 0o755 });
+    vi.stubEnv("PATH", `${folder}:${process.env["PATH"] ?? ""}`);
+    vi.stubEnv("PULUMI_CONFIG_PASSPHRASE", "open sesame");
+    onTestFinished(() => {
+      vi.unstubAllEnvs();
+      rmSync(folder, { recursive: true });
+    });
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const variables = readFileSync(`${folder}/environment`, "utf8").trimEnd().split("\n");
+    const names = variables.map((line) => line.slice(0, line.indexOf("=")));
+    expect(names).toContain("PATH");
+    // The last three are the shell's own.
+    const allowed = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "PWD", "SHLVL", "_"];
+    expect(names.filter((name) => !allowed.includes(name))).toEqual([]);
+  });
+});
+
 const { shell } = userInfo();
 const isBash = shell?.endsWith("/bash") === true;
 if (!isBash) console.log(`skipped: what ~/.bashrc prints. The login shell is ${String(shell)}, which doesn't read it`);
@@ -189,7 +213,7 @@ describe("the generation of a builder", () => {
   it("is a new one when it doesn't run, runs without the emulation that it needs, or is gone with its folder", async () => {
     const fleet = await LocalFleet.start({ alias: "t-a" });
     onTestFinished(() => fleet.stop());
-    const { directory, system } = fleet.builder("t-a").local;
+    const { directory } = fleet.builder("t-a").local;
     const foreign = systems.find((one) => one !== system) ?? system;
     const owner = `test-${process.pid}`;
     expect(machineGeneration(directory)).toBe("1");
