@@ -18,6 +18,8 @@ export interface LocalEmulationArgs {
   readonly owner: string;
   /** Foreign system whose programs are to run here. */
   readonly system: System;
+  /** Folder of the stack that needs it. */
+  readonly directory: string;
 }
 
 /** Programs of another architecture run on this machine while it exists: a binfmt_misc registration for qemu-user. */
@@ -33,7 +35,7 @@ export class LocalEmulation extends pulumi.ComponentResource {
       {
         ...commandDefaults,
         create: scriptCommand("local/main.ts", "register-emulation", args.owner, args.system),
-        delete: scriptCommand("local/main.ts", "unregister-emulation", args.owner, args.system),
+        delete: scriptCommand("local/main.ts", "unregister-emulation", args.owner, args.system, args.directory),
       },
       { parent: this },
     );

@@ -19,7 +19,7 @@ import { registerEmulation, unregisterEmulation } from "./emulation.ts";
 import { localMachineFiles, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
 import { dropGeneration, presentGeneration, writeGeneration } from "./generation.ts";
-import { formerPlace, writePlace, type Place } from "./place.ts";
+import { formerPlace, isLeftAlone, placeHere, placeOf, writePlace, type Place } from "./place.ts";
 import { listenerOn, marksOfMachine, runningSshd, stopProcesses, stopSessions } from "./processes.ts";
 import { systems } from "../nix/system.ts";
 import type { LocalMachine } from "./spec.ts";
@@ -65,6 +65,7 @@ export async function startMachine(machine: LocalMachine, generation: string): P
 
 /** Stops a builder and removes its folder, the store included. Safe to repeat. */
 export async function removeMachine(directory: string): Promise<void> {
+  if (isLeftAlone(resolve(directory, "../.."))) return;
   await stopProcesses(marksOfMachine(directory));
   removeTree(directory);
 }
@@ -73,14 +74,17 @@ export async function removeMachine(directory: string): Promise<void> {
  * Removes whatever is left of a stack on this machine: builders and client files that a deployment made but was killed
  * before it could write them down, and processes that use them. Safe to repeat.
  *
- * @param directory The stack's folder when it was deployed; if the checkout was moved since, the one in this checkout goes too.
+ * @param directory The stack's folder when it was deployed; if the checkout was moved or copied since, the one in this checkout goes too.
  * @param owner Owner of the emulations that the stack may have registered.
  */
 export async function sweep(directory: string, owner: string): Promise<void> {
-  await endAll({ directory, owner });
-  const here = resolve(import.meta.dirname, "../../.fleet/stacks", basename(directory));
-  if (formerPlace(here)?.directory === directory) removeTree(here);
-  removeTree(directory);
+  const here = placeHere(directory);
+  const isHere = placeOf(here)?.directory === directory;
+  if (!isLeftAlone(directory)) {
+    await endAll({ directory, owner });
+    removeTree(directory);
+  }
+  if (isHere) removeTree(here);
 }
 
 /**

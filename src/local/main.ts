@@ -4,6 +4,7 @@ import type { System } from "../nix/system.ts";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
 import { requestedGeneration } from "./generation.ts";
 import { claimPlace, removeMachine, startMachine, sweep } from "./machine.ts";
+import { isLeftAlone } from "./place.ts";
 import type { LocalMachine } from "./spec.ts";
 import { runAction } from "../script.ts";
 
@@ -19,7 +20,9 @@ const actions: Readonly<Record<string, () => void | Promise<void>>> = {
     registerEmulation(argument(0), argument(1) as System);
   },
   "unregister-emulation": () => {
-    unregisterEmulation(argument(0), argument(1) as System);
+    // A state that is older than this version says no folder.
+    const directory = words[2];
+    if (directory === undefined || !isLeftAlone(directory)) unregisterEmulation(argument(0), argument(1) as System);
   },
 };
 
