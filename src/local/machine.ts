@@ -3,10 +3,12 @@ import { spawn } from "node:child_process";
 import {
   chmodSync,
   closeSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   openSync,
   readFileSync,
+  renameSync,
   rmSync,
   statfsSync,
   writeFileSync,
@@ -16,7 +18,7 @@ import { availableParallelism, totalmem, userInfo } from "node:os";
 import { basename, dirname, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
-import { localMachineFiles, type LocalAccount } from "./files.ts";
+import { localMachineFiles, shellName, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
 import { dropGeneration, presentGeneration, writeGeneration } from "./generation.ts";
 import { formerPlace, isLeftAlone, placeHere, placeOf, writePlace, type Place } from "./place.ts";
@@ -46,6 +48,7 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   dropGeneration(directory);
   for (const folder of ["root", "state", "log"]) mkdirSync(`${directory}/${folder}`, { recursive: true });
+  copyProgram(tools.shell, `${directory}/${shellName}`);
   const keys = read(`${directory}/authorized_keys`).split("\n");
   const before = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
   for (const [name, { text, mode }] of Object.entries(localMachineFiles(machine, tools, thisAccount(directory)))) {
@@ -143,6 +146,14 @@ function portProblem(code: string | undefined): string {
   if (code === "EADDRINUSE") return "another program does";
   if (code === "EACCES") return "only root may use ports below 1024";
   return code ?? "unknown error";
+}
+
+/** Renamed into place: builds under way go on with the old one. */
+function copyProgram(from: string, to: string): void {
+  if (existsSync(to) && readFileSync(to).equals(readFileSync(from))) return;
+  copyFileSync(from, `${to}.new`);
+  chmodSync(`${to}.new`, 0o755);
+  renameSync(`${to}.new`, to);
 }
 
 function socketOf({ address, port }: Socket): string {

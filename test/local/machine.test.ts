@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Server } from "node:net";
 import { tmpdir, userInfo } from "node:os";
 import { execa } from "execa";
@@ -14,7 +14,7 @@ import { runningSshd } from "../../src/local/processes.ts";
 import type { LocalMachine } from "../../src/local/spec.ts";
 import { findLocalTools } from "../../src/local/tools.ts";
 import { storeUri } from "../../src/nix/machinesFile.ts";
-import { systems } from "../../src/nix/system.ts";
+import { kernelArch, systems } from "../../src/nix/system.ts";
 import { keyPair, LocalFleet, system, type KeyPair } from "../support/localFleet.ts";
 
 describe("a builder that is to move to a port that something else listens on", () => {
@@ -156,6 +156,28 @@ describe("a start that is cut off", () => {
     const scan = await execa("ssh-keyscan", ["-t", "ed25519", "-p", String(changed.port), local.address]);
     expect(scan.stdout).toContain(key.publicKey);
     await expect(greeting(local.address, local.port)).rejects.toThrow("ECONNREFUSED");
+  });
+});
+
+describe("a set-up below a path with a blank", () => {
+  it("has its shell in the sandbox of builds all the same", async () => {
+    const cache = mkdtempSync(`${tmpdir()}/fleet cache-`);
+    const bin = `${cache}/nix-builder-fleet/bin`;
+    mkdirSync(bin, { recursive: true });
+    const shell = `${bin}/busybox-${kernelArch(system)}`;
+    copyFileSync(findLocalTools(system).shell, shell);
+    vi.stubEnv("XDG_CACHE_HOME", cache);
+    onTestFinished(() => {
+      vi.unstubAllEnvs();
+      rmSync(cache, { recursive: true });
+    });
+    expect(findLocalTools(system).shell).toBe(shell);
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const { exitCode, all } = await fleet.nixBuild(
+      `derivation { name = "blank"; system = "${system}"; builder = "/bin/sh"; args = [ "-c" "echo built > $out" ]; }`,
+    );
+    expect(exitCode, all).toBe(0);
   });
 });
 
