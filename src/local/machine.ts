@@ -163,7 +163,7 @@ function socketOf({ address, port }: Socket): string {
 const sshdVariables = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ"] as const;
 
 async function startSshd(sshd: string, { directory, address, port }: LocalMachine): Promise<void> {
-  // Root's sshd wants its empty folder for privilege separation; packages leave making it to the boot.
+  // Root's sshd wants its empty folder for privilege separation; packages leave making it to the boot. It stays: others may use it by then.
   if (process.getuid?.() === 0) mkdirSync("/run/sshd", { recursive: true, mode: 0o755 });
   rmSync(`${directory}/sshd.pid`, { force: true });
   const log = openSync(`${directory}/sshd.log`, "w", 0o600);
