@@ -1,7 +1,7 @@
 /** What this machine must have for a fleet, looked at before anything is made. */
 import { createHash } from "node:crypto";
 import { accessSync, constants, existsSync } from "node:fs";
-import type { FleetSpec, LocalBuilderSpec } from "../fleetSpec.ts";
+import type { FleetSpec } from "../fleetSpec.ts";
 import { systemOfThisMachine, type System } from "../nix/system.ts";
 import { emulation, emulationObstacle } from "./emulation.ts";
 import { wantedGeneration } from "./generation.ts";
@@ -26,9 +26,14 @@ export interface LocalPlan {
  * A builder that can't be emulated here is left out; one that is here already isn't, because that would delete it.
  *
  * @param directory Folder of the stack's local builders.
+ * @param native This machine's system; `undefined` where it is none that a builder can have.
  * @throws MissingTool or Error, in words, when a builder of this machine's own system can't be made, or one that is here can't go on.
  */
-export async function planLocalBuilders(spec: FleetSpec, directory: string): Promise<LocalPlan> {
+export async function planLocalBuilders(
+  spec: FleetSpec,
+  directory: string,
+  native = systemOfThisMachine(),
+): Promise<LocalPlan> {
   const leftOut: string[] = [];
   const emulated = new Set<System>();
   const builders: FleetSpec["builders"][number][] = [];
@@ -36,7 +41,7 @@ export async function planLocalBuilders(spec: FleetSpec, directory: string): Pro
   let nixChecked = false;
   for (const builder of spec.builders) {
     if (builder.provider === "local") {
-      const obstacle = foreignObstacle(owner, builder);
+      const obstacle = builder.system === native ? undefined : foreignObstacle(owner, builder.system);
       if (obstacle !== undefined && existsSync(machineDirectory(directory, builder.name))) {
         // To leave it out now would be to delete what it built.
         throw new MissingTool(
@@ -58,7 +63,7 @@ export async function planLocalBuilders(spec: FleetSpec, directory: string): Pro
           throw new MissingTool(error instanceof Error ? error.message : String(error));
         });
       }
-      if (builder.system !== systemOfThisMachine() && emulation(owner, builder.system) !== "machine") {
+      if (builder.system !== native && emulation(owner, builder.system) !== "machine") {
         emulated.add(builder.system);
       }
     }
@@ -105,13 +110,12 @@ function refuseUnreadableKey(name: string, path: string): void {
   }
 }
 
-/** Why a builder for another architecture can't be here; a builder of this machine's own system has to be. */
-function foreignObstacle(owner: string, builder: LocalBuilderSpec): string | undefined {
-  if (builder.system === systemOfThisMachine()) return undefined;
-  const obstacle = emulationObstacle(owner, builder.system);
+/** Why a builder for another architecture can't be here. */
+function foreignObstacle(owner: string, system: System): string | undefined {
+  const obstacle = emulationObstacle(owner, system);
   if (obstacle !== undefined) return obstacle;
   try {
-    findLocalTools(builder.system);
+    findLocalTools(system);
     return undefined;
   } catch (error) {
     return error instanceof Error ? error.message : String(error);

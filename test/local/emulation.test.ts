@@ -1,12 +1,13 @@
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { afterEach, describe, expect, it, vi } from "vitest";
+import { delimiter } from "node:path";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
 import { emulation, emulationObstacle, registerEmulation, unregisterEmulation } from "../../src/local/emulation.ts";
-import { machineDirectory, planLocalBuilders } from "../../src/local/plan.ts";
+import { machineDirectory, planLocalBuilders, type LocalPlan } from "../../src/local/plan.ts";
 import { findLocalTools, findQemu } from "../../src/local/tools.ts";
-import { systems, systemOfThisMachine } from "../../src/nix/system.ts";
+import { kernelArch, systems, systemOfThisMachine, type System } from "../../src/nix/system.ts";
 
 const native = systemOfThisMachine();
 const foreign = systems.find((system) => system !== native) ?? "aarch64-linux";
@@ -109,27 +110,87 @@ function namespaceObstacle(): string | undefined {
   }
 }
 
+describe("the plan, on a machine of either architecture", () => {
+  const cache = mkdtempSync(`${tmpdir()}/fleet-cache-`);
+  const bin = `${cache}/nix-builder-fleet/bin`;
+  beforeEach(() => {
+    mkdirSync(bin, { recursive: true });
+    vi.stubEnv("XDG_CACHE_HOME", cache);
+    const path = (process.env["PATH"] ?? "").split(delimiter);
+    vi.stubEnv("PATH", path.filter((folder) => !folder.endsWith("/nix-builder-fleet/bin")).join(delimiter));
+    // Another machine's tools: there for the plan, which runs none of them.
+    for (const arch of systems.map(kernelArch)) {
+      for (const program of [`qemu-${arch}-static`, `busybox-${arch}`])
+        writeFileSync(`${bin}/${program}`, "", { mode: 0o755 });
+    }
+  });
+  afterEach(() => {
+    vi.unstubAllEnvs();
+    rmSync(cache, { recursive: true });
+  });
+
+  const plan = (native: System) => {
+    const builders = systems.map((system) => ({ name: kernelArch(system).slice(0, 3), provider: "local", system }));
+    return planLocalBuilders(parseFleetSpec(owner, { builders }, "/nowhere"), "/nowhere", native);
+  };
+  const kept = ({ spec }: LocalPlan) =>
+    spec.builders.map((builder) => (builder.provider === "local" ? builder.system : undefined));
+
+  describe.each([
+    ["x64", "x86_64-linux", "aarch64-linux"],
+    ["arm64", "aarch64-linux", "x86_64-linux"],
+  ] as const)("%s", (arch, own, other) => {
+    it(`builds for ${own} itself, and emulates ${other}`, async ({ skip }) => {
+      skip(emulation(owner, other) === "machine", `programs of ${other} run here without the fleet`);
+      vi.spyOn(process, "getuid").mockReturnValue(0);
+      expect(systemOfThisMachine(arch, "linux")).toBe(own);
+      const found = await plan(own);
+      expect(kept(found)).toEqual(systems);
+      expect(found).toMatchObject({ leftOut: [], emulated: [other] });
+    });
+
+    it(`leaves ${other} out for an ordinary user`, async ({ skip }) => {
+      skip(emulation(owner, other) === "machine", `programs of ${other} run here without the fleet`);
+      vi.spyOn(process, "getuid").mockReturnValue(1000);
+      const found = await plan(own);
+      expect(kept(found)).toEqual([own]);
+      expect(found.leftOut).toEqual([expect.stringContaining(`(${other}) is left out: only root may register`)]);
+      expect(found.emulated).toEqual([]);
+    });
+
+    it(`has no builder for ${other} without its qemu`, async ({ skip }) => {
+      skip(emulation(owner, other) === "machine", `programs of ${other} run here without the fleet`);
+      rmSync(`${bin}/qemu-${kernelArch(other)}-static`);
+      skip(findQemu(other) !== undefined, "the machine has its own");
+      vi.spyOn(process, "getuid").mockReturnValue(0);
+      const found = await plan(own);
+      expect(kept(found)).toEqual([own]);
+      expect(found.leftOut).toEqual([expect.stringContaining("there is no static qemu-user for it")]);
+    });
+  });
+});
+
 describe("an ordinary user on a machine without emulation", () => {
-  it("is told in one line why a builder is left out, and gets the others", async () => {
+  const possible = "an ordinary user has emulation here";
+
+  it("is told in one line why a builder is left out, and gets the others", async ({ skip }) => {
     vi.spyOn(process, "getuid").mockReturnValue(1000);
+    skip(emulationObstacle(owner, foreign) === undefined, possible);
     const builders = systems.map((system) => ({ name: system.slice(0, 3), provider: "local", system }));
     const spec = parseFleetSpec(owner, { builders }, "/nowhere");
     const plan = await planLocalBuilders(spec, "/nowhere");
-    if (emulationObstacle(owner, foreign) === undefined) {
-      expect(plan.leftOut).toEqual([]);
-      return;
-    }
     expect(plan.spec.builders.map(({ system }) => system)).toEqual([native]);
     expect(plan.leftOut).toEqual([
       expect.stringMatching(/^builder '\w+' \(.*-linux\) is left out: .*(root|qemu-user)/),
     ]);
     expect(plan.emulated).toEqual([]);
-    return undefined;
   });
 
-  it("does not lose a builder that is here already, with all it built, when its emulation can't be had any more", async () => {
+  it("does not lose a builder that is here already, with all it built, when its emulation can't be had any more", async ({
+    skip,
+  }) => {
     vi.spyOn(process, "getuid").mockReturnValue(1000);
-    if (emulationObstacle(owner, foreign) === undefined) return;
+    skip(emulationObstacle(owner, foreign) === undefined, possible);
     const directory = mkdtempSync(`${tmpdir()}/fleet-plan-`);
     mkdirSync(machineDirectory(directory, "arm"), { recursive: true });
     const builders = [
@@ -143,9 +204,9 @@ describe("an ordinary user on a machine without emulation", () => {
     rmSync(directory, { recursive: true });
   });
 
-  it("is told so when no builder is left at all", async () => {
+  it("is told so when no builder is left at all", async ({ skip }) => {
     vi.spyOn(process, "getuid").mockReturnValue(1000);
-    if (emulationObstacle(owner, foreign) === undefined) return;
+    skip(emulationObstacle(owner, foreign) === undefined, possible);
     const spec = parseFleetSpec(owner, { builders: [{ name: "a", provider: "local", system: foreign }] }, "/nowhere");
     await expect(planLocalBuilders(spec, "/nowhere")).rejects.toThrow(/no builder is left:\nbuilder 'a'/);
   });
