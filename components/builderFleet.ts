@@ -90,7 +90,7 @@ export class BuilderFleet extends pulumi.ComponentResource {
     const emulations = new Map(
       args.emulated.map((system) => [
         system,
-        new LocalEmulation(`emulation-${system}`, { owner, system }, onThisMachine),
+        new LocalEmulation(`emulation-${system}`, { owner, system, directory }, onThisMachine),
       ]),
     );
     const hcloud = args.hcloud && {

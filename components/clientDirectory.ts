@@ -1,7 +1,8 @@
 /** The emitted client files on this machine: what the smoke test and `npx fleet` use, gone with the stack. */
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
-import { clientDirectoryFiles } from "../src/client/directory.ts";
+import { clientDirectoryFiles, holdsClientFiles } from "../src/client/directory.ts";
+import { generationVariable, wantedGeneration } from "../src/local/generation.ts";
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
 import type { Cache } from "../src/nix/caches.ts";
 import { commandDefaults, scriptCommand } from "./checkout.ts";
@@ -31,7 +32,7 @@ export class ClientDirectory extends pulumi.ComponentResource {
     const files = pulumi
       .all([args.machines, args.privateKey])
       .apply(([machines, privateKey]) =>
-        JSON.stringify(clientDirectoryFiles(machines, { directory, maxSessions, caches, privateKey })),
+        clientDirectoryFiles(machines, { directory, maxSessions, caches, privateKey }),
       );
     const written = new command.Command(
       name,
@@ -40,7 +41,10 @@ export class ClientDirectory extends pulumi.ComponentResource {
         create: write,
         update: write,
         delete: scriptCommand("client/main.ts", "remove", directory),
-        stdin: pulumi.secret(files),
+        stdin: pulumi.secret(files.apply((all) => JSON.stringify(all))),
+        environment: {
+          [generationVariable]: files.apply((all) => wantedGeneration(directory, holdsClientFiles(directory, all))),
+        },
       },
       { parent: this },
     );

@@ -1,6 +1,8 @@
 /** The stack's folder on this machine: made first, removed last, with whatever a killed deployment left behind. */
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
+import { generationVariable, wantedGeneration } from "../src/local/generation.ts";
+import { isInPlace } from "../src/local/place.ts";
 import { commandDefaults, scriptCommand } from "./checkout.ts";
 
 /** Arguments of a `Workspace`. */
@@ -27,7 +29,11 @@ export class Workspace extends pulumi.ComponentResource {
     // A command of its own: whoever makes the folder is sure that its removal is in the state.
     new command.Command(
       `${name}-place`,
-      { ...commandDefaults, create: scriptCommand("local/main.ts", "claim", args.directory, args.owner) },
+      {
+        ...commandDefaults,
+        create: scriptCommand("local/main.ts", "claim", args.directory, args.owner),
+        environment: { [generationVariable]: wantedGeneration(args.directory, isInPlace(args.directory)) },
+      },
       { parent: this, dependsOn: folder },
     );
     this.registerOutputs({});

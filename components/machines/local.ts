@@ -3,8 +3,9 @@ import { userInfo } from "node:os";
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
 import type { LocalBuilderSpec } from "../../src/fleetSpec.ts";
-import { machineDirectory, wantedGeneration } from "../../src/local/plan.ts";
-import { generationVariable, type LocalMachine as Description } from "../../src/local/spec.ts";
+import { generationVariable } from "../../src/local/generation.ts";
+import { machineDirectory, machineGeneration } from "../../src/local/plan.ts";
+import type { LocalMachine as Description } from "../../src/local/spec.ts";
 import type { Peculiarities } from "../../src/bootstrap/measure.ts";
 import { systemOfThisMachine, type System } from "../../src/nix/system.ts";
 import { commandDefaults, scriptCommand } from "../checkout.ts";
@@ -17,6 +18,8 @@ export interface LocalEmulationArgs {
   readonly owner: string;
   /** Foreign system whose programs are to run here. */
   readonly system: System;
+  /** Folder of the stack that needs it. */
+  readonly directory: string;
 }
 
 /** Programs of another architecture run on this machine while it exists: a binfmt_misc registration for qemu-user. */
@@ -32,7 +35,7 @@ export class LocalEmulation extends pulumi.ComponentResource {
       {
         ...commandDefaults,
         create: scriptCommand("local/main.ts", "register-emulation", args.owner, args.system),
-        delete: scriptCommand("local/main.ts", "unregister-emulation", args.owner, args.system),
+        delete: scriptCommand("local/main.ts", "unregister-emulation", args.owner, args.system, args.directory),
       },
       { parent: this },
     );
@@ -65,7 +68,7 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
     super("nix-builder-fleet:index:LocalMachine", name, {}, opts);
     const { spec } = args;
     const directory = machineDirectory(args.directory, spec.name);
-    const generation = wantedGeneration(
+    const generation = machineGeneration(
       directory,
       args.emulation && { owner: args.emulation.owner, system: spec.system },
     );

@@ -48,7 +48,7 @@ export function writeClientDirectory(directory: string, files: ClientFiles): voi
     const path = `${directory}/${name}`;
     // The only file that others may not read.
     const mode = name === clientKeyName ? 0o600 : 0o644;
-    if (existsSync(path) && readFileSync(path, "utf8") === content) {
+    if (holds(path, content)) {
       chmodSync(path, mode);
       continue;
     }
@@ -58,6 +58,15 @@ export function writeClientDirectory(directory: string, files: ClientFiles): voi
     writeFileSync(draft, content, { mode, flag: "wx" });
     renameSync(draft, path);
   }
+}
+
+/** Whether all these files are in the folder, as they are here. */
+export function holdsClientFiles(directory: string, files: ClientFiles): boolean {
+  return Object.entries(files).every(([name, content]) => holds(`${directory}/${name}`, content));
+}
+
+function holds(path: string, content: string): boolean {
+  return existsSync(path) && readFileSync(path, "utf8") === content;
 }
 
 /** One level after the other: Node's `recursive` never ends where a folder is there but takes none, such as /proc. */

@@ -1,6 +1,7 @@
 /** Emulation of the other architecture: a binfmt_misc registration for qemu-user, made and removed by the fleet. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { execFileSync } from "node:child_process";
+import { dirname } from "node:path";
 import { kernelArch, type System } from "../nix/system.ts";
 import { findQemu, MissingTool } from "./tools.ts";
 
@@ -9,7 +10,10 @@ const binfmt = "/proc/sys/fs/binfmt_misc";
 /** All our registrations begin like this, so that those that were there before can be told from them. */
 const ours = "nix-builder-fleet-";
 
-/** Says that a fleet mounted binfmt_misc, so that the last one that goes unmounts it. Gone after a reboot, like the mount. */
+/**
+ * Says that a fleet mounted binfmt_misc, so that the last one that goes unmounts it. Holds the id of the boot: where /run outlives a
+ * reboot, which the mount doesn't, the mark says nothing of the mount that is there then.
+ */
 const mountedByUs = "/run/nix-builder-fleet/binfmt-mounted";
 
 /**
@@ -33,7 +37,7 @@ export function emulation(owner: string, system: System): Emulation {
   const handlers = existsSync(binfmt) ? readdirSync(binfmt) : [];
   const usable = handlers.filter((handler) => {
     if (handler === "register" || handler === "status") return false;
-    const text = readFileSync(`${binfmt}/${handler}`, "utf8");
+    const text = read(`${binfmt}/${handler}`);
     // The last bytes of the magic are the machine's number; type and machine stand at offset 16 of an ELF header.
     return /^enabled/.test(text) && /^flags: .*F/m.test(text) && text.includes(elf[system].magic.slice(-4));
   });
@@ -50,19 +54,18 @@ export function registerEmulation(owner: string, system: System): void {
   if (emulation(owner, system) !== "none") return;
   const reason = emulationObstacle(owner, system);
   if (reason !== undefined) throw new MissingTool(reason);
-  if (!existsSync(`${binfmt}/register`)) {
-    execFileSync("mount", ["-t", "binfmt_misc", "binfmt_misc", binfmt]);
-    mkdirSync("/run/nix-builder-fleet", { recursive: true });
-    writeFileSync(mountedByUs, "");
-  }
+  mountBinfmt();
   const { magic, mask } = elf[system];
   const escape = (hex: string): string => hex.replaceAll(/../g, String.raw`\x$&`);
   const interpreter = findQemu(system) ?? "";
   // F: the kernel opens qemu now, so that it is found in a sandbox too.
-  writeFileSync(
-    `${binfmt}/register`,
-    `:${registrationName(owner, system)}:M::${escape(magic)}:${escape(mask)}:${interpreter}:F`,
-  );
+  const registration = `:${registrationName(owner, system)}:M::${escape(magic)}:${escape(mask)}:${interpreter}:F`;
+  try {
+    writeFileSync(`${binfmt}/register`, registration);
+  } catch (error) {
+    // Each emulated builder that starts sees to it, and several start at once: another one may have been faster.
+    if (emulation(owner, system) === "none") throw error;
+  }
 }
 
 /** Why programs of `system` can't be made to run here, in words; `undefined`: they can or do already. */
@@ -78,10 +81,44 @@ export function emulationObstacle(owner: string, system: System): string | undef
 export function unregisterEmulation(owner: string, system: System): void {
   const registration = `${binfmt}/${registrationName(owner, system)}`;
   if (existsSync(registration)) writeFileSync(registration, "-1");
-  if (!existsSync(mountedByUs)) return;
-  if (readdirSync(binfmt).some((handler) => handler !== "register" && handler !== "status")) return;
-  execFileSync("umount", [binfmt]);
-  rmSync("/run/nix-builder-fleet", { recursive: true });
+  if (read(mountedByUs) === bootId() && isMounted()) {
+    if (readdirSync(binfmt).some((handler) => handler !== "register" && handler !== "status")) return;
+    try {
+      execFileSync("umount", [binfmt], { stdio: "pipe" });
+    } catch (error) {
+      if (isMounted()) throw error; // else another fleet went at the same moment
+    }
+  }
+  rmSync(dirname(mountedByUs), { recursive: true, force: true });
+}
+
+function mountBinfmt(): void {
+  if (isMounted()) return;
+  try {
+    execFileSync("mount", ["-t", "binfmt_misc", "binfmt_misc", binfmt], { stdio: "pipe" });
+  } catch (error) {
+    if (isMounted()) return; // by another one at the same moment
+    throw error;
+  }
+  mkdirSync(dirname(mountedByUs), { recursive: true });
+  writeFileSync(mountedByUs, bootId());
+}
+
+function isMounted(): boolean {
+  return existsSync(`${binfmt}/register`);
+}
+
+function bootId(): string {
+  return readFileSync("/proc/sys/kernel/random/boot_id", "utf8");
+}
+
+/** Empty where there is no such file, or none any more: other fleets come and go. */
+function read(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
 }
 
 function registrationName(owner: string, system: System): string {

@@ -2,6 +2,9 @@
 import { defaultsFor, type Size } from "../bootstrap/defaults.ts";
 import type { LocalMachine } from "./spec.ts";
 
+/** Name of the copy of `LocalTools.shell` in the builder's folder: Nix splits its settings at blanks, which the original's path may have. */
+export const shellName = "busybox";
+
 /** Absolute paths of the programs that a local builder runs. */
 export interface LocalTools {
   readonly sshd: string;
@@ -34,7 +37,7 @@ export function localMachineFiles(
     authorized_keys: { text: authorizedKeys(machine), mode: 0o600 },
     "nix-ssh": { text: forcedCommand(machine, tools), mode: 0o700 },
     sshd_config: { text: sshdConfig(machine, account), mode: 0o600 },
-    "nix.conf": { text: nixConf(machine, tools, account), mode: 0o600 },
+    "nix.conf": { text: nixConf(machine, account), mode: 0o600 },
   };
 }
 
@@ -63,9 +66,9 @@ esac
 `;
 }
 
-function sshdConfig({ directory, address, port }: LocalMachine, account: LocalAccount): string {
-  return `ListenAddress ${address}:${port}
-HostKey ${directory}/ssh_host_ed25519_key
+/** All but where it listens: that is said when it is started. */
+function sshdConfig({ directory }: LocalMachine, account: LocalAccount): string {
+  return `HostKey ${directory}/ssh_host_ed25519_key
 PidFile ${directory}/sshd.pid
 AuthorizedKeysFile ${directory}/authorized_keys
 AllowUsers ${account.user}
@@ -91,13 +94,13 @@ LogLevel INFO
 `;
 }
 
-function nixConf(machine: LocalMachine, tools: LocalTools, account: LocalAccount): string {
+function nixConf(machine: LocalMachine, account: LocalAccount): string {
   const defaults = defaultsFor(account.size);
   const maxJobs = machine.maxJobs ?? defaults.maxJobs;
   return [
     "sandbox = true",
     "sandbox-fallback = false",
-    `sandbox-paths = /bin/sh=${tools.shell}`,
+    `sandbox-paths = /bin/sh=${machine.directory}/${shellName}`,
     `build-users-group = ${account.buildUsersGroup}`,
     `max-jobs = ${maxJobs}`,
     `cores = ${defaults.cores}`,

@@ -3,41 +3,52 @@ import { spawn } from "node:child_process";
 import {
   chmodSync,
   closeSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   openSync,
   readFileSync,
+  renameSync,
   rmSync,
   statfsSync,
   writeFileSync,
 } from "node:fs";
 import { connect, createServer } from "node:net";
 import { availableParallelism, totalmem, userInfo } from "node:os";
-import { basename, resolve } from "node:path";
+import { basename, dirname, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
-import { localMachineFiles, type LocalAccount } from "./files.ts";
+import { localMachineFiles, shellName, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
-import { marksOfMachine, runningSshd, stopProcesses, stopSessions } from "./processes.ts";
+import { dropGeneration, presentGeneration, writeGeneration } from "./generation.ts";
+import { formerPlace, isLeftAlone, placeHere, placeOf, writePlace, type Place } from "./place.ts";
+import { listenerOn, marksOfMachine, runningSshd, stopProcesses, stopSessions } from "./processes.ts";
 import { systems } from "../nix/system.ts";
 import type { LocalMachine } from "./spec.ts";
 import { findLocalTools } from "./tools.ts";
 
+/** An IPv4 address and a TCP port. */
+type Socket = Pick<LocalMachine, "address" | "port">;
+
 /**
  * Brings a builder up as described; changes nothing about one that runs so already. Keeps its store.
  *
- * @param generation Written down once it runs: see `generationVariable`.
+ * @param generation See `generation.ts`.
  * @throws Error in words when the port is taken or sshd doesn't start (with what sshd said).
  */
 export async function startMachine(machine: LocalMachine, generation: string): Promise<void> {
   const { directory } = machine;
   const tools = findLocalTools(machine.system);
-  if (runningSshd(directory) === undefined) await stopProcesses(marksOfMachine(directory));
+  // What a start that was cut off has changed is not known, nor which connections count no more since: it begins anew.
+  const known = runningSshd(directory) !== undefined && presentGeneration(directory) !== undefined;
+  if (!known) await stopProcesses(marksOfMachine(directory));
   // Before anything changes: a builder that can't move goes on where it is.
-  if (runningSocket(directory) !== socketOf(machine)) await refuseTakenPort(basename(directory), machine);
+  await refuseTakenSocket(directory, machine);
   if (machine.emulatedFor !== undefined) registerEmulation(machine.emulatedFor, machine.system);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
+  dropGeneration(directory);
   for (const folder of ["root", "state", "log"]) mkdirSync(`${directory}/${folder}`, { recursive: true });
+  copyProgram(tools.shell, `${directory}/${shellName}`);
   const keys = read(`${directory}/authorized_keys`).split("\n");
   const before = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
   for (const [name, { text, mode }] of Object.entries(localMachineFiles(machine, tools, thisAccount(directory)))) {
@@ -46,16 +57,18 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   }
   // Only these two are read at start; authorized_keys, the forced command and nix.conf count from the next connection on.
   const after = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
-  if (runningSshd(directory) !== undefined && before !== after) await stopProcesses(marksOfMachine(directory));
+  const listens = listenerOn(dirname(directory), socketOf(machine)) === basename(directory);
+  if (before !== after || !listens) await stopProcesses(marksOfMachine(directory));
   if (runningSshd(directory) === undefined) await startSshd(tools.sshd, machine);
   // Keys are asked for when a connection begins; one that a key opened which counts no more would go on for as long as it is kept.
   const present = read(`${directory}/authorized_keys`).split("\n");
   if (keys.some((key) => !present.includes(key))) await stopSessions(directory);
-  writeFileSync(`${directory}/generation`, generation);
+  writeGeneration(directory, generation);
 }
 
 /** Stops a builder and removes its folder, the store included. Safe to repeat. */
 export async function removeMachine(directory: string): Promise<void> {
+  if (isLeftAlone(resolve(directory, "../.."))) return;
   await stopProcesses(marksOfMachine(directory));
   removeTree(directory);
 }
@@ -64,38 +77,34 @@ export async function removeMachine(directory: string): Promise<void> {
  * Removes whatever is left of a stack on this machine: builders and client files that a deployment made but was killed
  * before it could write them down, and processes that use them. Safe to repeat.
  *
- * @param directory The stack's folder when it was deployed; if the checkout was moved since, the one in this checkout goes too.
+ * @param directory The stack's folder when it was deployed; if the checkout was moved or copied since, the one in this checkout goes too.
  * @param owner Owner of the emulations that the stack may have registered.
  */
 export async function sweep(directory: string, owner: string): Promise<void> {
-  await endAll(directory, owner);
-  const here = resolve(import.meta.dirname, "../../.fleet/stacks", basename(directory));
-  if (formerPlace(here)?.directory === directory) removeTree(here);
-  removeTree(directory);
+  const here = placeHere(directory);
+  const isHere = placeOf(here)?.directory === directory;
+  if (!isLeftAlone(directory)) {
+    await endAll({ directory, owner });
+    removeTree(directory);
+  }
+  if (isHere) removeTree(here);
 }
 
 /**
  * Takes the stack's folder as the place that it is deployed from, and ends what still runs from where the checkout was
  * before it was moved: nothing else knows of it any more. Safe to repeat.
+ *
+ * @param generation See `generation.ts`.
  */
-export async function claimPlace(directory: string, owner: string): Promise<void> {
-  const former = formerPlace(directory);
-  if (former !== undefined) await endAll(former.directory, former.owner);
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
-  writeFileSync(`${directory}/place`, `${directory}\n${owner}\n`);
-}
-
-/** The stack's folder, and the owner of its emulations, before the checkout was moved; `undefined`: it wasn't. */
-export function formerPlace(directory: string): { readonly directory: string; readonly owner: string } | undefined {
-  const [former = "", owner = ""] = read(`${directory}/place`).split("\n");
-  if (former === "" || former === directory) return undefined;
-  // A checkout that was copied: what runs from the other one isn't ours to end.
-  if (read(`${former}/place`).startsWith(`${former}\n`)) return undefined;
-  return { directory: former, owner };
+export async function claimPlace(place: Place, generation: string): Promise<void> {
+  const former = formerPlace(place.directory);
+  if (former !== undefined) await endAll(former);
+  writePlace(place);
+  writeGeneration(place.directory, generation);
 }
 
 /** Ends all processes of a stack and removes its emulations, whether or not its folder is still there. */
-async function endAll(directory: string, owner: string): Promise<void> {
+async function endAll({ directory, owner }: Place): Promise<void> {
   await stopProcesses([
     `-f ${directory}/machines/`,
     // Builders, and smoke tests under way.
@@ -107,35 +116,26 @@ async function endAll(directory: string, owner: string): Promise<void> {
   for (const system of systems) unregisterEmulation(owner, system);
 }
 
-/** What a builder's sshd listens on; `undefined` where none runs. */
-export function runningSocket(directory: string): string | undefined {
-  if (runningSshd(directory) === undefined) return undefined;
-  return /^ListenAddress (\S+)$/m.exec(read(`${directory}/sshd_config`))?.[1];
-}
-
-/** An address and port, as `sshd_config` and `runningSocket` write them. */
-export function socketOf({ address, port }: Pick<LocalMachine, "address" | "port">): string {
-  return `${address}:${port}`;
-}
-
 /**
- * Refuses an address and port that something else listens on.
+ * Refuses an address and port that something else listens on than the builder itself.
  *
- * @param name The builder's, for the error.
- * @throws Error naming all three and what to do.
+ * @param directory The builder's folder.
+ * @throws Error naming the builder, both, and what to do.
  */
-export async function refuseTakenPort(
-  name: string,
-  { address, port }: Pick<LocalMachine, "address" | "port">,
-): Promise<void> {
+export async function refuseTakenSocket(directory: string, { address, port }: Socket): Promise<void> {
+  const problem = (reason: string): Error =>
+    new Error(`builder '${basename(directory)}': ${address} port ${port} can't be listened on (${reason}`);
+  const listener = listenerOn(dirname(directory), socketOf({ address, port }));
+  if (listener === basename(directory)) return;
+  if (listener !== undefined) {
+    throw problem(
+      `builder '${listener}' of this stack still does); give it another address, for good or for one deployment`,
+    );
+  }
   const server = createServer();
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error: NodeJS.ErrnoException) => {
-      reject(
-        new Error(
-          `builder '${name}': ${address} port ${port} can't be listened on (${portProblem(error.code)}); give it another port`,
-        ),
-      );
+      reject(problem(`${portProblem(error.code)}); give it another port`));
     });
     server.listen({ host: address, port, exclusive: true }, resolve);
   });
@@ -148,14 +148,32 @@ function portProblem(code: string | undefined): string {
   return code ?? "unknown error";
 }
 
+/** Renamed into place: builds under way go on with the old one. */
+function copyProgram(from: string, to: string): void {
+  if (existsSync(to) && readFileSync(to).equals(readFileSync(from))) return;
+  copyFileSync(from, `${to}.new`);
+  chmodSync(`${to}.new`, 0o755);
+  renameSync(`${to}.new`, to);
+}
+
+function socketOf({ address, port }: Socket): string {
+  return `${address}:${port}`;
+}
+
+const sshdVariables = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ"] as const;
+
 async function startSshd(sshd: string, { directory, address, port }: LocalMachine): Promise<void> {
-  // Root's sshd wants its empty folder for privilege separation; packages leave making it to the boot.
+  // Root's sshd wants its empty folder for privilege separation; packages leave making it to the boot. It stays: others may use it by then.
   if (process.getuid?.() === 0) mkdirSync("/run/sshd", { recursive: true, mode: 0o755 });
   rmSync(`${directory}/sshd.pid`, { force: true });
   const log = openSync(`${directory}/sshd.log`, "w", 0o600);
-  const child = spawn(sshd, ["-D", "-e", "-f", `${directory}/sshd_config`], {
+  // Its command line says what it listens on: see `listenerOn`.
+  const listen = `ListenAddress=${socketOf({ address, port })}`;
+  const child = spawn(sshd, ["-D", "-e", "-f", `${directory}/sshd_config`, "-o", listen], {
     detached: true,
     stdio: ["ignore", log, log],
+    // It lives on after the deployment, whose environment may hold tokens and the state's passphrase.
+    env: Object.fromEntries(sshdVariables.map((name) => [name, process.env[name]])),
   });
   closeSync(log);
   const ended = new Promise<true>((resolve) => {

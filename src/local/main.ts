@@ -2,23 +2,27 @@
 import { text } from "node:stream/consumers";
 import type { System } from "../nix/system.ts";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
+import { requestedGeneration } from "./generation.ts";
 import { claimPlace, removeMachine, startMachine, sweep } from "./machine.ts";
-import { generationVariable, type LocalMachine } from "./spec.ts";
+import { isLeftAlone } from "./place.ts";
+import type { LocalMachine } from "./spec.ts";
 import { runAction } from "../script.ts";
 
 const [command, ...words] = process.argv.slice(2);
 const actions: Readonly<Record<string, () => void | Promise<void>>> = {
   start: async () => {
-    await startMachine(JSON.parse(await text(process.stdin)) as LocalMachine, process.env[generationVariable] ?? "1");
+    await startMachine(JSON.parse(await text(process.stdin)) as LocalMachine, requestedGeneration());
   },
   remove: () => removeMachine(argument(0)),
-  claim: () => claimPlace(argument(0), argument(1)),
+  claim: () => claimPlace({ directory: argument(0), owner: argument(1) }, requestedGeneration()),
   sweep: () => sweep(argument(0), argument(1)),
   "register-emulation": () => {
     registerEmulation(argument(0), argument(1) as System);
   },
   "unregister-emulation": () => {
-    unregisterEmulation(argument(0), argument(1) as System);
+    // A state that is older than this version says no folder.
+    const directory = words[2];
+    if (directory === undefined || !isLeftAlone(directory)) unregisterEmulation(argument(0), argument(1) as System);
   },
 };
 

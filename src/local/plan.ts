@@ -1,10 +1,12 @@
 /** What this machine must have for a fleet, looked at before anything is made. */
 import { createHash } from "node:crypto";
-import { accessSync, constants, existsSync, readFileSync } from "node:fs";
-import type { FleetSpec, LocalBuilderSpec } from "../fleetSpec.ts";
+import { accessSync, constants, existsSync } from "node:fs";
+import type { FleetSpec } from "../fleetSpec.ts";
 import { systemOfThisMachine, type System } from "../nix/system.ts";
 import { emulation, emulationObstacle } from "./emulation.ts";
-import { formerPlace, refuseTakenPort, runningSocket, socketOf } from "./machine.ts";
+import { wantedGeneration } from "./generation.ts";
+import { refuseTakenSocket } from "./machine.ts";
+import { formerPlace } from "./place.ts";
 import { runningSshd } from "./processes.ts";
 import { checkNixVersion, findLocalTools, MissingTool } from "./tools.ts";
 
@@ -24,9 +26,14 @@ export interface LocalPlan {
  * A builder that can't be emulated here is left out; one that is here already isn't, because that would delete it.
  *
  * @param directory Folder of the stack's local builders.
+ * @param native This machine's system; `undefined` where it is none that a builder can have.
  * @throws MissingTool or Error, in words, when a builder of this machine's own system can't be made, or one that is here can't go on.
  */
-export async function planLocalBuilders(spec: FleetSpec, directory: string): Promise<LocalPlan> {
+export async function planLocalBuilders(
+  spec: FleetSpec,
+  directory: string,
+  native = systemOfThisMachine(),
+): Promise<LocalPlan> {
   const leftOut: string[] = [];
   const emulated = new Set<System>();
   const builders: FleetSpec["builders"][number][] = [];
@@ -34,7 +41,7 @@ export async function planLocalBuilders(spec: FleetSpec, directory: string): Pro
   let nixChecked = false;
   for (const builder of spec.builders) {
     if (builder.provider === "local") {
-      const obstacle = foreignObstacle(owner, builder);
+      const obstacle = builder.system === native ? undefined : foreignObstacle(owner, builder.system);
       if (obstacle !== undefined && existsSync(machineDirectory(directory, builder.name))) {
         // To leave it out now would be to delete what it built.
         throw new MissingTool(
@@ -51,12 +58,12 @@ export async function planLocalBuilders(spec: FleetSpec, directory: string): Pro
       nixChecked = true;
       // Of a checkout that was moved, the builders still run where it was; the deployment ends them first.
       const moved = formerPlace(directory) !== undefined;
-      if (!moved && runningSocket(machineDirectory(directory, builder.name)) !== socketOf(builder)) {
-        await refuseTakenPort(builder.name, builder).catch((error: unknown) => {
+      if (!moved) {
+        await refuseTakenSocket(machineDirectory(directory, builder.name), builder).catch((error: unknown) => {
           throw new MissingTool(error instanceof Error ? error.message : String(error));
         });
       }
-      if (builder.system !== systemOfThisMachine() && emulation(owner, builder.system) !== "machine") {
+      if (builder.system !== native && emulation(owner, builder.system) !== "machine") {
         emulated.add(builder.system);
       }
     }
@@ -79,20 +86,18 @@ export function machineDirectory(directory: string, name: string): string {
 }
 
 /**
- * The generation that a builder is to have: the one it has while it runs, the next one otherwise.
+ * The generation that a builder is to have, see `generation.ts`: a new one unless it runs.
  *
  * @param emulated The emulation that the fleet registered for it, without which it runs no build; `undefined`: it needs none.
  */
-export function wantedGeneration(
+export function machineGeneration(
   directory: string,
   emulated?: { readonly owner: string; readonly system: System },
 ): string {
-  const path = `${directory}/generation`;
-  const generation = existsSync(path) ? Number(readFileSync(path, "utf8")) : 0;
   const runs =
     runningSshd(directory) !== undefined &&
     (emulated === undefined || emulation(emulated.owner, emulated.system) !== "none");
-  return String(runs ? generation : generation + 1);
+  return wantedGeneration(directory, runs);
 }
 
 function refuseUnreadableKey(name: string, path: string): void {
@@ -105,13 +110,12 @@ function refuseUnreadableKey(name: string, path: string): void {
   }
 }
 
-/** Why a builder for another architecture can't be here; a builder of this machine's own system has to be. */
-function foreignObstacle(owner: string, builder: LocalBuilderSpec): string | undefined {
-  if (builder.system === systemOfThisMachine()) return undefined;
-  const obstacle = emulationObstacle(owner, builder.system);
+/** Why a builder for another architecture can't be here. */
+function foreignObstacle(owner: string, system: System): string | undefined {
+  const obstacle = emulationObstacle(owner, system);
   if (obstacle !== undefined) return obstacle;
   try {
-    findLocalTools(builder.system);
+    findLocalTools(system);
     return undefined;
   } catch (error) {
     return error instanceof Error ? error.message : String(error);

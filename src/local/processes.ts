@@ -1,6 +1,6 @@
 /** The processes of one local builder: found by their folder, stopped without a survivor. */
 import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
-import { basename } from "node:path";
+import { basename, dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
 interface Process {
@@ -13,19 +13,35 @@ interface Process {
 export function runningSshd(directory: string): number | undefined {
   try {
     const pid = Number(readFileSync(`${directory}/sshd.pid`, "utf8"));
-    return isOurs(pid) && commandOf(pid).includes(`${directory}/sshd_config`) ? pid : undefined;
+    return isOurs(pid) && commandOf(pid).includes(`-f ${directory}/sshd_config`) ? pid : undefined;
   } catch {
     return undefined;
   }
 }
 
 /**
- * What tells a builder's processes from all others: sshd's configuration and Nix's store, both in its folder.
+ * The builder of a stack whose sshd listens there, whatever became of its folder; `undefined`: none does.
+ *
+ * @param machines The folder of the stack's builders.
+ * @param socket `ADDRESS:PORT`
+ * @returns The builder's name.
+ */
+export function listenerOn(machines: string, socket: string): string | undefined {
+  for (const { pid, command } of processes()) {
+    const [, directory = "", its] = / -f (\S+)\/sshd_config -o ListenAddress=(\S+)/.exec(command) ?? [];
+    if (its === socket && dirname(directory) === machines && isOurs(pid)) return basename(directory);
+  }
+  return undefined;
+}
+
+/**
+ * What tells a builder's processes from all others: sshd's configuration and Nix's store, both in its folder. With what stands before
+ * the path, as another checkout's may end with this one's.
  *
  * @param directory The builder's folder.
  */
 export function marksOfMachine(directory: string): readonly string[] {
-  return [`${directory}/sshd_config`, `root=${directory}/root`];
+  return [`-f ${directory}/sshd_config`, `root=${directory}/root`];
 }
 
 /**

@@ -21,10 +21,3 @@ export interface LocalMachine {
   /** OpenSSH public key line: may run any command. */
   readonly adminPublicKey: string;
 }
-
-/**
- * Counts how often a builder was started, so that a dead one shows up as a change in the program's next run.
- *
- * The program sends the generation that it wants, the script writes it down once the builder runs.
- */
-export const generationVariable = "FLEET_GENERATION";

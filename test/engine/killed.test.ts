@@ -1,5 +1,8 @@
 import { createInterface } from "node:readline";
+import { existsSync, watch } from "node:fs";
+import { dirname } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
+import { machineDirectory } from "../../src/local/plan.ts";
 import { TestDeployment } from "../support/engine.ts";
 
 const builders = [
@@ -52,5 +55,22 @@ describe("a deployment that is killed", () => {
     const { exitCode, output } = await fleet.destroy();
     expect(exitCode, output).toBe(0);
     expect(fleet.leftovers()).toEqual([]);
+  });
+
+  it("in its destruction, when a builder is gone and the state has not heard of it, is taken back by the next up", async () => {
+    fleet = await TestDeployment.create({ builders });
+    expect((await fleet.up()).exitCode).toBe(0);
+    const machine = machineDirectory(fleet.directory, "x86");
+    const cli = fleet.start("destroy", "--yes", "--skip-preview");
+    const watcher = watch(dirname(machine), () => {
+      if (!existsSync(machine)) cli.kill("SIGKILL");
+    });
+    expect((await cli).signal).toBe("SIGKILL");
+    watcher.close();
+    fleet.unlock();
+    expect((await fleet.pulumi("stack", "--show-urns")).output).toContain("command:local:Command::x86\n");
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).toBe(0);
+    expect(await fleet.outputs()).toMatchObject({ verification: { x86: { verified: true }, arm: { verified: true } } });
   });
 });

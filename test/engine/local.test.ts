@@ -1,8 +1,9 @@
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { appendFileSync, existsSync, readFileSync, rmSync, statSync } from "node:fs";
 import { connect } from "node:net";
 import { resolve } from "node:path";
 import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { removeTree } from "../../src/local/folders.ts";
 import { runningSshd } from "../../src/local/processes.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { emulation, unregisterEmulation } from "../../src/local/emulation.ts";
@@ -124,6 +125,43 @@ describe("a fleet of local builders", () => {
     );
     expect(output).toMatch(/x86-smoke-test/);
     expect(output).not.toMatch(/arm-smoke-test/);
+  });
+
+  it("makes again what was deleted: a builder's folder, a file of the client, the stack's folder under running builders", async () => {
+    const machine = machineDirectory(fleet.directory, "x86");
+    const deleted: [what: string, remove: () => void, again: readonly string[]][] = [
+      [
+        machine,
+        () => {
+          removeTree(machine);
+        },
+        [`${machine}/root`],
+      ],
+      [
+        "files of the client",
+        () => {
+          rmSync(`${fleet.directory}/client/known_hosts`);
+          appendFileSync(`${fleet.directory}/client/nix.conf`, "# not ours\n");
+        },
+        [`${fleet.directory}/client/known_hosts`],
+      ],
+      [
+        fleet.directory,
+        () => {
+          removeTree(fleet.directory);
+        },
+        [`${fleet.directory}/place`, machine],
+      ],
+    ];
+    for (const [what, remove, again] of deleted) {
+      remove();
+      const { exitCode, output } = await fleet.up();
+      expect(exitCode, `${what}\n${output}`).toBe(0);
+      for (const path of again) expect(existsSync(path), path).toBe(true);
+      expect(readFileSync(`${fleet.directory}/client/nix.conf`, "utf8")).not.toContain("not ours");
+      expect((await fleetCli("status")).exitCode, what).toBe(0);
+      expect((await fleet.up()).output).toMatch(/Resources:\n\s+\d+ unchanged\n/);
+    }
   });
 
   it("brings an emulation back that was taken away, and proves its builder again", async ({ skip }) => {

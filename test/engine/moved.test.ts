@@ -75,11 +75,35 @@ describe("a checkout that is moved while its fleet stands", () => {
     expect(await deploy(after, "destroy")).toBe("done");
     expect(runningSshd(machineDirectory(stackIn(before), "x86"))).toBe(sshd);
     // The two shared one state, as no two checkouts do: what the first made is swept by hand.
-    const script = `${checkout}/src/local/main.ts`;
+    const script = `${before}/src/local/main.ts`;
     const owner = left(before)
       .at(-1)
       ?.replace(/^nix-builder-fleet-(.*)-aarch64$/, "$1");
     await execa(process.execPath, [script, "sweep", stackIn(before), owner ?? basename(before)]);
     expect(left(before)).toEqual([]);
+  });
+
+  it("is left alone by the destroy of a copy that came with its state and was never deployed", async () => {
+    const state = await fleet.pulumi("stack", "export", "--file", `${fleet.project}/state.json`);
+    expect(state.exitCode, state.output).toBe(0);
+    const standing = () => ({
+      sshds: ["x86", "arm"].map((name) => runningSshd(machineDirectory(stackIn(before), name))),
+      registration: left(before).at(-1),
+      gone: ["place", "client/id_ed25519", "machines/x86/root", "machines/arm/root"].filter(
+        (name) => !existsSync(`${stackIn(before)}/${name}`),
+      ),
+    });
+    const asDeployed = standing();
+    expect(asDeployed.gone).toEqual([]);
+    cpSync(before, after, { recursive: true, verbatimSymlinks: true });
+    expect(await deploy(after, "destroy")).toBe("done");
+    expect(standing()).toEqual(asDeployed);
+    expect(existsSync(`${after}/.fleet/stacks`)).toBe(false);
+    // The two share one state here, as no two checkouts do: the first gets its own back.
+    const restored = await fleet.pulumi("stack", "import", "--file", `${fleet.project}/state.json`);
+    expect(restored.exitCode, restored.output).toBe(0);
+    expect(await deploy(before, "destroy")).toBe("done");
+    expect(left(before)).toEqual([]);
+    expect(existsSync(`${before}/.fleet/stacks`)).toBe(false);
   });
 });

@@ -1,18 +1,21 @@
 import { execFileSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Server } from "node:net";
-import { userInfo } from "node:os";
+import { tmpdir, userInfo } from "node:os";
 import { execa } from "execa";
-import { afterEach, beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { clientEnvironment } from "../../src/client/environment.ts";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
 import { emulation } from "../../src/local/emulation.ts";
+import { removeTree } from "../../src/local/folders.ts";
 import { startMachine } from "../../src/local/machine.ts";
-import { machineDirectory, planLocalBuilders, wantedGeneration } from "../../src/local/plan.ts";
+import { machineDirectory, machineGeneration, planLocalBuilders } from "../../src/local/plan.ts";
 import { runningSshd } from "../../src/local/processes.ts";
+import type { LocalMachine } from "../../src/local/spec.ts";
+import { findLocalTools } from "../../src/local/tools.ts";
 import { storeUri } from "../../src/nix/machinesFile.ts";
-import { systems } from "../../src/nix/system.ts";
-import { keyPair, LocalFleet, type KeyPair } from "../support/localFleet.ts";
+import { kernelArch, systems } from "../../src/nix/system.ts";
+import { keyPair, LocalFleet, system, type KeyPair } from "../support/localFleet.ts";
 
 describe("a builder that is to move to a port that something else listens on", () => {
   let fleet: LocalFleet;
@@ -59,6 +62,37 @@ describe("a builder that is to move to a port that something else listens on", (
   });
 });
 
+describe("a builder at the address that another one of the stack had", () => {
+  it("is told whose it is, as long as that one listens there, even when its folder is gone", async () => {
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const { local } = fleet.builder("t-a");
+    const builder = { provider: "local", system: local.system, address: local.address, port: local.port };
+    const plan = (name: string) =>
+      planLocalBuilders(parseFleetSpec("t", { builders: [{ ...builder, name }] }, "/nowhere"), fleet.directory);
+    const refusal = new RegExp(
+      `^builder 'renamed': ${local.address} port ${local.port} can't be listened on \\(builder '0' of this stack still does\\); ` +
+        "give it another address, for good or for one deployment$",
+    );
+    await expect(plan("renamed")).rejects.toThrow(refusal);
+    removeTree(local.directory);
+    await expect(plan("renamed")).rejects.toThrow(refusal);
+    await fleet.kill("t-a");
+    await expect(plan("renamed")).resolves.toMatchObject({ leftOut: [] });
+  });
+
+  it("is started again there when its own folder is gone", async () => {
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const { local } = fleet.builder("t-a");
+    const former = fleet.sshd("t-a");
+    removeTree(local.directory);
+    await startMachine(local, "2");
+    expect(fleet.sshd("t-a")).not.toBe(former);
+    expect(await greeting(local.address, local.port)).toMatch(/^SSH-2.0-/);
+  });
+});
+
 describe("a connection that a key opened", () => {
   let fleet: LocalFleet;
   let revoked: KeyPair;
@@ -91,12 +125,82 @@ describe("a connection that a key opened", () => {
     expect(fleet.sshd("t-a")).toBe(sshd);
   });
 
+  it("ends also when the start that takes the key away is cut off, and another one finishes it", async () => {
+    await share();
+    await cutOff(fleet.builder("t-a").local);
+    expect((await ssh("-O", "check", "t-a")).exitCode).toBe(0);
+    await startMachine(fleet.builder("t-a").local, "3");
+    expect((await ssh("-o", "ControlMaster=no", "t-a", "id")).all).toContain("Permission denied");
+  });
+
   it("goes on when another key comes in", async () => {
     await share();
     const keys = [fleet.client.publicKey, revoked.publicKey, keyPair(fleet.directory).publicKey];
     await startMachine({ ...fleet.builder("t-a").local, clientPublicKeys: keys }, "3");
     expect((await ssh("-O", "check", "t-a")).exitCode).toBe(0);
     await ssh("-O", "exit", "t-a");
+  });
+});
+
+describe("a start that is cut off", () => {
+  it("is finished by the next one: what was written since is what sshd runs with", async () => {
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const { local } = fleet.builder("t-a");
+    const key = keyPair(fleet.directory);
+    const changed = { ...local, port: local.port + 1, hostPrivateKey: key.privateKey };
+    await cutOff(changed);
+    expect(await greeting(local.address, local.port)).toMatch(/^SSH-2.0-/);
+    expect(Number(machineGeneration(local.directory))).toBeGreaterThan(1);
+    await startMachine(changed, "2");
+    const scan = await execa("ssh-keyscan", ["-t", "ed25519", "-p", String(changed.port), local.address]);
+    expect(scan.stdout).toContain(key.publicKey);
+    await expect(greeting(local.address, local.port)).rejects.toThrow("ECONNREFUSED");
+  });
+});
+
+describe("a set-up below a path with a blank", () => {
+  it("has its shell in the sandbox of builds all the same", async () => {
+    const cache = mkdtempSync(`${tmpdir()}/fleet cache-`);
+    const bin = `${cache}/nix-builder-fleet/bin`;
+    mkdirSync(bin, { recursive: true });
+    const shell = `${bin}/busybox-${kernelArch(system)}`;
+    copyFileSync(findLocalTools(system).shell, shell);
+    vi.stubEnv("XDG_CACHE_HOME", cache);
+    onTestFinished(() => {
+      vi.unstubAllEnvs();
+      rmSync(cache, { recursive: true });
+    });
+    expect(findLocalTools(system).shell).toBe(shell);
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const { exitCode, all } = await fleet.nixBuild(
+      `derivation { name = "blank"; system = "${system}"; builder = "/bin/sh"; args = [ "-c" "echo built > $out" ]; }`,
+    );
+    expect(exitCode, all).toBe(0);
+  });
+});
+
+describe("a builder's sshd", () => {
+  it("has nothing of the deployment's environment that it doesn't need, such as passphrases", async () => {
+    // sshd overwrites what /proc shows of its environment: a program in its place says what it was started with.
+    const folder = mkdtempSync(`${tmpdir()}/fleet-sshd-`);
+    const sshd = findLocalTools(system).sshd;
+    writeFileSync(`${folder}/sshd`, `#!/bin/sh\nenv > ${folder}/environment\nexec ${sshd} "$@"\n`, { mode: 0o755 });
+    vi.stubEnv("PATH", `${folder}:${process.env["PATH"] ?? ""}`);
+    vi.stubEnv("PULUMI_CONFIG_PASSPHRASE", "open sesame");
+    onTestFinished(() => {
+      vi.unstubAllEnvs();
+      rmSync(folder, { recursive: true });
+    });
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const variables = readFileSync(`${folder}/environment`, "utf8").trimEnd().split("\n");
+    const names = variables.map((line) => line.slice(0, line.indexOf("=")));
+    expect(names).toContain("PATH");
+    // The last three are the shell's own.
+    const allowed = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "PWD", "SHLVL", "_"];
+    expect(names.filter((name) => !allowed.includes(name))).toEqual([]);
   });
 });
 
@@ -109,11 +213,12 @@ describe.runIf(isBash)("an account whose ~/.bashrc prints something", () => {
     const fleet = await LocalFleet.start({ alias: "t-a" });
     onTestFinished(() => fleet.stop());
     writeFileSync(`${fleet.directory}/.bashrc`, "echo hello\n");
-    const config = `${fleet.builder("t-a").local.directory}/sshd_config`;
+    const { directory, address, port } = fleet.builder("t-a").local;
+    const config = `${directory}/sshd_config`;
     const ping = async (setEnv: string) => {
       writeFileSync(config, readFileSync(config, "utf8").replace(/^SetEnv .*/m, setEnv));
       await fleet.kill("t-a");
-      execFileSync("/usr/sbin/sshd", ["-f", config]);
+      execFileSync("/usr/sbin/sshd", ["-f", config, "-o", `ListenAddress=${address}:${port}`]);
       const env = clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/store` });
       const words = ["store", "ping", "--store", storeUri(fleet.builder("t-a").machine)];
       return execa("nix", words, { env, all: true, reject: false, timeout: 20_000 });
@@ -127,19 +232,31 @@ describe.runIf(isBash)("an account whose ~/.bashrc prints something", () => {
 });
 
 describe("the generation of a builder", () => {
-  it("is the next one when it doesn't run, or runs without the emulation that it needs", async () => {
+  it("is a new one when it doesn't run, runs without the emulation that it needs, or is gone with its folder", async () => {
     const fleet = await LocalFleet.start({ alias: "t-a" });
     onTestFinished(() => fleet.stop());
-    const { directory, system } = fleet.builder("t-a").local;
+    const { directory } = fleet.builder("t-a").local;
     const foreign = systems.find((one) => one !== system) ?? system;
     const owner = `test-${process.pid}`;
-    expect(wantedGeneration(directory)).toBe("1");
-    const expected = emulation(owner, foreign) === "machine" ? "1" : "2";
-    expect(wantedGeneration(directory, { owner, system: foreign })).toBe(expected);
+    expect(machineGeneration(directory)).toBe("1");
+    if (emulation(owner, foreign) === "none") {
+      expect(Number(machineGeneration(directory, { owner, system: foreign }))).toBeGreaterThan(1);
+    }
     await fleet.kill("t-a");
-    expect(wantedGeneration(directory)).toBe("2");
+    expect(Number(machineGeneration(directory))).toBeGreaterThan(1);
+    removeTree(directory);
+    expect(Number(machineGeneration(directory))).toBeGreaterThan(1);
   });
 });
+
+/** A start that ends when everything but Nix's configuration is written. */
+async function cutOff(machine: LocalMachine): Promise<void> {
+  const last = `${machine.directory}/nix.conf`;
+  rmSync(last);
+  mkdirSync(last);
+  await expect(startMachine(machine, "cut off")).rejects.toThrow("EISDIR");
+  rmdirSync(last);
+}
 
 function greeting(host: string, port: number): Promise<string> {
   return new Promise((resolve, reject) => {

@@ -3,7 +3,7 @@ import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, wr
 import { tmpdir } from "node:os";
 import { afterEach, describe, expect, it } from "vitest";
 import { removeTree } from "../../src/local/folders.ts";
-import { runningSshd, stopProcesses } from "../../src/local/processes.ts";
+import { marksOfMachine, runningSshd, stopProcesses } from "../../src/local/processes.ts";
 import { processesNaming } from "../support/engine.ts";
 
 describe("stopping what belongs to a builder", () => {
@@ -37,6 +37,28 @@ describe("stopping what belongs to a builder", () => {
     await stopProcesses([mark]);
     expect(processesNaming(mark)).toHaveLength(1);
     expect([bystander.exitCode, bystander.signalCode]).toEqual([null, null]);
+  });
+
+  it("leaves alone a builder of another checkout whose path ends with this one's", async () => {
+    mkdirSync(directory, { recursive: true });
+    const sshd = `${directory}/sshd`;
+    copyFileSync("/bin/sh", sshd);
+    const words = [
+      "-c",
+      "sleep 63; exit",
+      "sshd",
+      "-f",
+      `/srv${directory}/sshd_config`,
+      "--store",
+      `local?root=/srv${directory}/root`,
+    ];
+    const other = start(sshd, ...words);
+    await expect.poll(() => processesNaming(`/srv${directory}/root`).length).toBeGreaterThan(0);
+    await stopProcesses(marksOfMachine(directory));
+    expect([other.exitCode, other.signalCode]).toEqual([null, null]);
+    expect(processesNaming(`/srv${directory}/root`)).toHaveLength(1);
+    await stopProcesses(marksOfMachine(`/srv${directory}`));
+    expect(processesNaming(`/srv${directory}/root`)).toEqual([]);
   });
 
   it("does not take a process for sshd that has got its number since", async () => {
