@@ -13,7 +13,7 @@ import {
   statfsSync,
   writeFileSync,
 } from "node:fs";
-import { connect, createServer } from "node:net";
+import { createServer } from "node:net";
 import { availableParallelism, totalmem, userInfo } from "node:os";
 import { basename, dirname, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -185,7 +185,8 @@ async function startSshd(sshd: string, { directory, address, port }: LocalMachin
     });
   });
   const deadline = Date.now() + 10_000;
-  while (!(await accepts(address, port)) || runningSshd(directory) === undefined) {
+  // It writes its pid when it listens (`main` in OpenSSH's sshd.c); to try a connection would cost it a process.
+  while (runningSshd(directory) === undefined) {
     if ((await Promise.race([ended, delay(10)])) === true || Date.now() > deadline) {
       throw new Error(
         `sshd for ${directory} does not start: ${read(`${directory}/sshd.log`).trim() || "it said nothing"}`,
@@ -193,19 +194,6 @@ async function startSshd(sshd: string, { directory, address, port }: LocalMachin
     }
   }
   child.unref();
-}
-
-function accepts(address: string, port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect({ host: address, port });
-    socket.once("connect", () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once("error", () => {
-      resolve(false);
-    });
-  });
 }
 
 function thisAccount(directory: string): LocalAccount {
