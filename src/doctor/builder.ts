@@ -166,7 +166,7 @@ function loginProblem(output: string, name: string): { what: string; fix: string
       fix: `if the machine was replaced on purpose, deploy again (npm run pulumi -- up), or correct \`hostKey\` of '${name}'; otherwise don't trust it`,
     };
   }
-  if (/Permission denied|Too many authentication failures/i.test(output)) {
+  if (/Permission denied \(|Too many authentication failures/i.test(output) && !/^Load key/m.test(output)) {
     return {
       what: "it refuses the client's key",
       fix: "deploy again (npm run pulumi -- up); on a host of your own, put `npm run pulumi -- stack output clientPublicKey` into authorized_keys of its user",
