@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { resolve } from "node:path";
 import { execa } from "execa";
@@ -227,6 +227,26 @@ describe("a fleet of local builders", () => {
     const unknown = await fleetCli("build", "--remote-store", "mips", "-E", expression);
     expect(unknown.exitCode).toBe(1);
     expect(unknown.stderr).toContain("has no builder 'mips'; its builders are x86, arm");
+  });
+
+  it("builds into a remote store only where the link to the result takes nothing's place but a link's", async () => {
+    const derivation = (name: string) =>
+      `(derivation { name = "${name}"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; })`;
+    const build = (name: string, expression: string) =>
+      fleetCli("build", "--remote-store", "x86", "-E", expression, "-o", name, "--option", "substituters", "");
+    writeFileSync(`${fleet.project}/mine`, "dear to me");
+    writeFileSync(`${fleet.project}/free-2`, "dear to me");
+    const first = await build("mine", derivation(`${fleet.stack}-a`));
+    expect(first.stderr).toBe(
+      "fleet: mine is a file where the link to the result would be; move it away, or choose another name with --out-link NAME",
+    );
+    const second = await build("free", `[ ${derivation(`${fleet.stack}-b`)} ${derivation(`${fleet.stack}-c`)} ]`);
+    expect(second.stderr).toContain("fleet: free-2 is a file where the link to the result would be");
+    for (const name of ["mine", "free-2"]) expect(readFileSync(`${fleet.project}/${name}`, "utf8")).toBe("dear to me");
+    expect([first.exitCode, second.exitCode]).toEqual([1, 1]);
+    const elsewhere = await build("elsewhere", derivation(`${fleet.stack}-a`));
+    const again = await build("elsewhere", derivation(`${fleet.stack}-a`));
+    expect([elsewhere.exitCode, again.exitCode], elsewhere.stderr).toEqual([0, 0]);
   });
 
   it("changes only what it must when the count changes", async () => {
