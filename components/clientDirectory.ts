@@ -5,6 +5,7 @@ import { clientDirectoryFiles } from "../src/client/directory.ts";
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
 import type { Cache } from "../src/nix/caches.ts";
 import { commandDefaults, scriptCommand } from "./checkout.ts";
+import { rendering } from "./rendering.ts";
 
 /** Arguments of a `ClientDirectory`. */
 export interface ClientDirectoryArgs {
@@ -31,7 +32,7 @@ export class ClientDirectory extends pulumi.ComponentResource {
     const files = pulumi
       .all([args.machines, args.privateKey])
       .apply(([machines, privateKey]) =>
-        JSON.stringify(clientDirectoryFiles(machines, { directory, maxSessions, caches, privateKey })),
+        rendering(() => JSON.stringify(clientDirectoryFiles(machines, { directory, maxSessions, caches, privateKey }))),
       );
     const written = new command.Command(
       name,

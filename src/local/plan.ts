@@ -1,6 +1,6 @@
 /** What this machine must have for a fleet, looked at before anything is made. */
 import { createHash } from "node:crypto";
-import { accessSync, constants, existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import type { FleetSpec, LocalBuilderSpec } from "../fleetSpec.ts";
 import { systemOfThisMachine, type System } from "../nix/system.ts";
 import { emulation, emulationObstacle } from "./emulation.ts";
@@ -61,7 +61,7 @@ export async function planLocalBuilders(spec: FleetSpec, directory: string): Pro
       }
     }
     if (builder.provider === "existing" && builder.sshKey !== undefined)
-      refuseUnreadableKey(builder.name, builder.sshKey);
+      refuseUnusableKey(builder.name, builder.sshKey);
     builders.push(builder);
   }
   if (builders.length === 0) throw new MissingTool(`no builder is left:\n${leftOut.join("\n")}`);
@@ -95,13 +95,28 @@ export function wantedGeneration(
   return String(runs ? generation : generation + 1);
 }
 
-function refuseUnreadableKey(name: string, path: string): void {
+function refuseUnusableKey(name: string, path: string): void {
+  const problem = keyProblem(path);
+  if (problem === undefined) return;
+  throw new MissingTool(
+    `builder '${name}': sshKey ${path} ${problem}; it must be a private key file that you may read`,
+  );
+}
+
+/** Why ssh can't use a private key, as far as that shows without its passphrase; `undefined`: it may be able to. */
+function keyProblem(path: string): string | undefined {
   try {
-    accessSync(path, constants.R_OK);
+    const { mode, uid } = statSync(path);
+    if (!statSync(path).isFile()) return "is no file";
+    const text = readFileSync(path, "utf8");
+    if (/^(ssh|ecdsa|sk)-\S+ AAAA/.test(text)) return "is a public key";
+    if (!/^-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----/m.test(text)) return "holds no private key";
+    // ssh looks at the mode of files of this user alone.
+    return uid === process.getuid?.() && (mode & 0o077) !== 0
+      ? "is open to others, so that ssh refuses it (chmod 600)"
+      : undefined;
   } catch {
-    throw new MissingTool(
-      `builder '${name}': sshKey ${path} can't be read; it must be a private key file that you may read`,
-    );
+    return "can't be read";
   }
 }
 
