@@ -1,17 +1,40 @@
-import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
+import { tmpdir } from "node:os";
 import { resolve } from "node:path";
 import { execa } from "execa";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { runningSshd } from "../../src/local/processes.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { emulation, unregisterEmulation } from "../../src/local/emulation.ts";
 import { emulationOwner, machineDirectory } from "../../src/local/plan.ts";
+import { setUp } from "../../tools/setup/index.ts";
 import { TestDeployment } from "../support/engine.ts";
 
 const x86 = { name: "x86", provider: "local", system: "x86_64-linux", supportedFeatures: ["big-parallel"] };
 const arm = { name: "arm", provider: "local", system: "aarch64-linux" };
 const checkout = resolve(import.meta.dirname, "../..");
+
+describe("a Nix that is on the person's PATH and not on that of a login", () => {
+  it("is the one that is measured", async () => {
+    const nix = mkdtempSync(`${tmpdir()}/fleet-nix-`);
+    onTestFinished(() => {
+      rmSync(nix, { recursive: true });
+    });
+    for (const name of ["nix-daemon", "nix-store", "nix-build"])
+      symlinkSync(execFileSync("which", [name], { encoding: "utf8" }).trim(), `${nix}/${name}`);
+    const real = execFileSync("which", ["nix"], { encoding: "utf8" }).trim();
+    const answers = `[ "$1" != --version ] || { echo "nix (Nix) 2.99.0"; exit; }`;
+    writeFileSync(`${nix}/nix`, `#!/bin/sh\n${answers}\nexec ${real} "$@"\n`, { mode: 0o755 });
+    const { env } = await setUp();
+    const fleet = await TestDeployment.create({ builders: [x86] }, { PATH: `${nix}:${env["PATH"] ?? ""}` });
+    onTestFinished(() => fleet.remove());
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).toBe(0);
+    expect(await fleet.outputs()).toMatchObject({ measurement: { x86: { nixVersion: "2.99.0" } } });
+  });
+});
 
 describe("a fleet of local builders", () => {
   let fleet: TestDeployment;
