@@ -6,6 +6,7 @@ import { systemOfThisMachine, type System } from "../nix/system.ts";
 import { emulation, emulationObstacle } from "./emulation.ts";
 import { formerPlace, refuseTakenPort, runningSocket, socketOf } from "./machine.ts";
 import { runningSshd } from "./processes.ts";
+import { sandboxObstacle } from "./sandbox.ts";
 import { checkNixVersion, findLocalTools, MissingTool } from "./tools.ts";
 
 /** The fleet as this machine can carry it. */
@@ -49,6 +50,8 @@ export async function planLocalBuilders(spec: FleetSpec, directory: string): Pro
       const tools = findLocalTools(builder.system);
       if (!nixChecked) checkNixVersion(tools.nixDaemon);
       nixChecked = true;
+      const noSandbox = sandboxObstacle();
+      if (noSandbox !== undefined) throw new MissingTool(`builder '${builder.name}' can't be here: ${noSandbox}`);
       // Of a checkout that was moved, the builders still run where it was; the deployment ends them first.
       const moved = formerPlace(directory) !== undefined;
       if (!moved && runningSocket(machineDirectory(directory, builder.name)) !== socketOf(builder)) {
@@ -106,13 +109,13 @@ function refuseUnusableKey(name: string, path: string): void {
 /** Why ssh can't use a private key, as far as that shows without its passphrase; `undefined`: it may be able to. */
 function keyProblem(path: string): string | undefined {
   try {
-    const { mode, uid } = statSync(path);
-    if (!statSync(path).isFile()) return "is no file";
+    const file = statSync(path);
+    if (!file.isFile()) return "is no file";
     const text = readFileSync(path, "utf8");
     if (/^(ssh|ecdsa|sk)-\S+ AAAA/.test(text)) return "is a public key";
     if (!/^-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----/m.test(text)) return "holds no private key";
     // ssh looks at the mode of files of this user alone.
-    return uid === process.getuid?.() && (mode & 0o077) !== 0
+    return file.uid === process.getuid?.() && (file.mode & 0o077) !== 0
       ? "is open to others, so that ssh refuses it (chmod 600)"
       : undefined;
   } catch {
