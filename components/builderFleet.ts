@@ -109,6 +109,7 @@ export class BuilderFleet extends pulumi.ComponentResource {
         child,
       ),
     };
+    const inCloud = { ...keys, fleet: spec, stackDirectory: workspace.directory };
     const machineFor = (builder: BuilderSpec): Machine => {
       switch (builder.provider) {
         case "local": {
@@ -120,12 +121,12 @@ export class BuilderFleet extends pulumi.ComponentResource {
         case "hcloud": {
           if (hcloud === undefined) throw new Error("the provider hcloud was not loaded");
           const { project, machines } = hcloud;
-          return new machines.HcloudMachine(builder.name, { ...keys, spec: builder, fleet: spec, project }, child);
+          return new machines.HcloudMachine(builder.name, { ...inCloud, spec: builder, project }, child);
         }
         case "aws": {
           if (aws === undefined) throw new Error("the provider aws was not loaded");
           const { account, machines } = aws;
-          return new machines.AwsMachine(builder.name, { ...keys, spec: builder, fleet: spec, account }, child);
+          return new machines.AwsMachine(builder.name, { ...inCloud, spec: builder, account }, child);
         }
       }
     };

@@ -6,6 +6,7 @@ import { generationVariable, wantedGeneration } from "../src/local/generation.ts
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
 import type { Cache } from "../src/nix/caches.ts";
 import { commandDefaults, scriptCommand } from "./checkout.ts";
+import { rendering } from "./rendering.ts";
 
 /** Arguments of a `ClientDirectory`. */
 export interface ClientDirectoryArgs {
@@ -32,7 +33,7 @@ export class ClientDirectory extends pulumi.ComponentResource {
     const files = pulumi
       .all([args.machines, args.privateKey])
       .apply(([machines, privateKey]) =>
-        clientDirectoryFiles(machines, { directory, maxSessions, caches, privateKey }),
+        rendering(() => clientDirectoryFiles(machines, { directory, maxSessions, caches, privateKey })),
       );
     const written = new command.Command(
       name,

@@ -40,6 +40,8 @@ export interface NixosArgs
   readonly parameters: BuilderParameters;
   /** For a script that talks to the provider's API. */
   readonly environment?: pulumi.Input<Record<string, string>>;
+  /** The stack's folder on this machine. */
+  readonly stackDirectory: pulumi.Input<string>;
   /** As in `Provisioning`. */
   readonly ec2Instance?: pulumi.Input<string>;
 }
@@ -57,22 +59,21 @@ export type NixosMachine = Required<Pick<Machine, "admin">> & {
 export function provisionNixos(name: string, args: NixosArgs, parent: pulumi.Resource): NixosMachine {
   const { alias, port, timeout, timeoutKey, parameters, resource, identity, environment } = args;
   const wanted = pulumi
-    .all([
-      args.address,
-      args.ec2Instance,
-      identity.publicKey,
-      args.adminPrivateKey,
-      args.adminPublicKey,
-      args.clientPublicKeys,
-    ])
-    .apply(([address, ec2Instance, hostKey, adminPrivateKey, adminPublicKey, clientPublicKeys]): Provisioning => {
+    .output({
+      address: args.address,
+      hostKey: identity.publicKey,
+      adminPrivateKey: args.adminPrivateKey,
+      stackDirectory: args.stackDirectory,
+      adminPublicKey: args.adminPublicKey,
+      clientPublicKeys: args.clientPublicKeys,
+      ec2Instance: args.ec2Instance,
+    })
+    .apply(({ adminPublicKey, clientPublicKeys, ec2Instance, ...known }): Provisioning => {
       const files = moduleFiles(parameters, builderNix);
       return {
+        ...known,
         alias,
-        address,
         port,
-        hostKey,
-        adminPrivateKey,
         keyFiles: keyFiles({ clientPublicKeys, adminPublicKey }),
         moduleFiles: files,
         applied: appliedMark(files),

@@ -15,6 +15,9 @@ export interface WorkspaceArgs {
 
 /** All that lies or runs on this machine depends on it, so that its removal comes last and finds only what was forgotten. */
 export class Workspace extends pulumi.ComponentResource {
+  /** The folder, once its removal is in the state. */
+  readonly directory: pulumi.Output<string>;
+
   constructor(name: string, args: WorkspaceArgs, opts?: pulumi.ComponentResourceOptions) {
     super("nix-builder-fleet:index:Workspace", name, {}, opts);
     const folder = new command.Command(
@@ -36,6 +39,7 @@ export class Workspace extends pulumi.ComponentResource {
       },
       { parent: this, dependsOn: folder },
     );
-    this.registerOutputs({});
+    this.directory = folder.id.apply(() => args.directory);
+    this.registerOutputs({ directory: this.directory });
   }
 }

@@ -7,11 +7,13 @@ import type { AwsBuilderFields, AwsFleetSpec } from "./aws/schema.ts";
 import { accessSchema, expiresSchema, hcloudBuilderFields, hcloudSchema, wrongCandidate } from "./hcloud/schema.ts";
 import type { AccessSpec, HcloudBuilderFields, HcloudFleetSpec } from "./hcloud/schema.ts";
 import {
+  checkAlias,
   checkFeature,
   checkHostName,
   checkPath,
   checkSshUser,
   checkSystem,
+  largestNumber,
   type BuildMachine,
 } from "./nix/buildMachine.ts";
 import { cachix, checkCache, garnix, type Cache } from "./nix/caches.ts";
@@ -39,13 +41,15 @@ const port = z.int("a whole number").min(1, "1 to 65535").max(65535, "1 to 65535
 
 const atLeastOne = z.int("a whole number of at least 1").min(1, "a whole number of at least 1");
 
+const numberForNix = atLeastOne.max(largestNumber, `at most ${largestNumber}`);
+
 const absolutePath = checked(checkPath);
 
 const everyBuilder = {
   name,
   system: z.enum(systems, `one of ${systems.join(", ")}`),
-  maxJobs: atLeastOne.optional(),
-  speedFactor: atLeastOne.optional(),
+  maxJobs: numberForNix.optional(),
+  speedFactor: numberForNix.optional(),
   supportedFeatures: z.array(feature).default([]),
   mandatoryFeatures: z.array(feature).default([]),
   protocol: z.enum(["ssh-ng", "ssh"], "ssh-ng or ssh").default("ssh-ng"),
@@ -94,7 +98,7 @@ const service = z.union(
     z.literal("garnix"),
     z.strictObject({ cachix: z.string(), publicKey: z.string().optional() }),
     z.strictObject({ url: z.string(), publicKey: z.string() }),
-    z.strictObject({ "nixbuild.net": z.strictObject({ sshKey: absolutePath, speedFactor: atLeastOne.optional() }) }),
+    z.strictObject({ "nixbuild.net": z.strictObject({ sshKey: absolutePath, speedFactor: numberForNix.optional() }) }),
   ],
   "garnix, { cachix: NAME }, { url: URL, publicKey: KEY }, or { nixbuild.net: { sshKey: PATH } }",
 );
@@ -130,7 +134,7 @@ export const configurationSchema = z.strictObject({
   clients: z.array(client).default([]),
   services: z.array(service).default([]),
   smoke: z.enum(smokeLevels, `one of ${smokeLevels.join(", ")}`).default("quick"),
-  smokeTimeout: atLeastOne.default(120),
+  smokeTimeout: atLeastOne.max(86_400, "at most 86400, a day").default(120),
   access: accessSchema.optional(),
   expires: expiresSchema.optional(),
   hcloud: hcloudSchema.prefault({}),
@@ -252,7 +256,9 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
   }
   const fleetName = hostNamePart(fleet);
   const builders = parsed.data.builders.flatMap((builder) => expand(fleetName, place, builder));
+  const services = checkServices(parsed.data.services);
   refuseDuplicates(builders);
+  refuseWrongNames(builders, services.serviceBuilders);
   refuseUnreachable(builders, parsed.data);
   return {
     fleet,
@@ -261,7 +267,7 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
     profile: parsed.data.profile,
     localSystems: parsed.data.localSystems,
     clients: checkClients(parsed.data),
-    ...checkServices(parsed.data.services),
+    ...services,
     // Every builder that the fleet makes has `MaxSessions 100`.
     maxSessions: builders.some(({ provider }) => provider === "existing") ? undefined : 100,
     smoke: parsed.data.smoke,
@@ -404,6 +410,28 @@ function refuseDuplicates(builders: readonly BuilderSpec[]): void {
       );
     }
     sockets.set(socket, builder.name);
+  }
+}
+
+/** What clients call a builder must be a host name, and no builder's address may be what another one is called. */
+function refuseWrongNames(builders: readonly BuilderSpec[], serviceBuilders: readonly BuildMachine[]): void {
+  if (serviceBuilders.length > 1) throw new ConfigurationError("services: nixbuild.net stands there twice; remove one");
+  const aliases = new Set([...builders, ...serviceBuilders].map(({ alias }) => alias));
+  for (const builder of builders) {
+    try {
+      checkAlias(builder.alias);
+    } catch (error) {
+      if (!(error instanceof InvalidValue)) throw error;
+      throw new ConfigurationError(
+        `builders: clients would call '${builder.name}' ${builder.alias}, and that is no host name of at most 63 characters; give it a shorter name`,
+      );
+    }
+    if (builder.provider === "existing" && builder.address !== builder.alias && aliases.has(builder.address)) {
+      throw new ConfigurationError(
+        `builders: the address of '${builder.name}' is ${builder.address}, but so clients call another builder, whose host key would ` +
+          "count for both; write its full DNS name or its IP address",
+      );
+    }
   }
 }
 

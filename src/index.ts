@@ -2,6 +2,7 @@
 import { resolve } from "node:path";
 import * as pulumi from "@pulumi/pulumi";
 import { BuilderFleet } from "../components/builderFleet.ts";
+import { rendering } from "../components/rendering.ts";
 import { readAwsAccess, readFleetSpec, readHcloudAccess } from "./config.ts";
 import { ConfigurationError, type FleetSpec } from "./fleetSpec.ts";
 import { planLocalBuilders } from "./local/plan.ts";
@@ -72,7 +73,7 @@ export const adminPrivateKey = fleet.adminIdentity.privateKey;
 function rendered(form: FormName): pulumi.Output<string> {
   return fleet.buildMachines.apply((all) => {
     try {
-      return forms[form].render(all, options);
+      return rendering(() => forms[form].render(all, options));
     } catch (error) {
       // Not every fleet can be said in every form; that is no reason not to deploy it.
       if (error instanceof NotExpressible) return `# ${error.message}\n`;

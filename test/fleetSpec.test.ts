@@ -112,6 +112,39 @@ describe("what is wrong is said with key, value and what is allowed", () => {
       { builders: [{ ...x86, maxJobs: 0 }] },
       "builders[0].maxJobs: 0 is not allowed; allowed is a whole number of at least 1",
     ],
+    [
+      "maxJobs that no Nix reads",
+      { builders: [{ ...x86, maxJobs: 3e9 }] },
+      "builders[0].maxJobs: 3000000000 is not allowed; allowed is at most 2147483647",
+    ],
+    [
+      "a speedFactor that no Nix reads",
+      { builders: [{ ...x86, speedFactor: 2 ** 40 }] },
+      "builders[0].speedFactor: 1099511627776 is not allowed; allowed is at most 2147483647",
+    ],
+    [
+      "a time limit that no timer has",
+      { builders: [x86], smokeTimeout: 2 ** 31 },
+      "smokeTimeout: 2147483648 is not allowed; allowed is at most 86400",
+    ],
+    [
+      "an address that is what clients call another builder",
+      { builders: [x86, { ...own, address: "dev-x86" }] },
+      "builders: the address of 'own' is dev-x86, but so clients call another builder",
+    ],
+    [
+      "an address that is what clients call a service",
+      {
+        builders: [{ ...own, address: "nixbuild" }],
+        services: [{ "nixbuild.net": { sshKey: "/k" } }],
+      },
+      "the address of 'own' is nixbuild",
+    ],
+    [
+      "one service twice",
+      { builders: [x86], services: [{ "nixbuild.net": { sshKey: "/k" } }, { "nixbuild.net": { sshKey: "/l" } }] },
+      "services: nixbuild.net stands there twice; remove one",
+    ],
     ["negative maxJobs", { builders: [{ ...x86, maxJobs: -2 }] }, "builders[0].maxJobs: -2 is not allowed"],
     [
       "a speedFactor that old Nix can't parse",
@@ -212,6 +245,13 @@ describe("what is wrong is said with key, value and what is allowed", () => {
     ],
   ])("%s", (_, values, expected) => {
     expect(refusal(values)).toContain(expected);
+  });
+
+  it("refuses names that get too long as clients call them", () => {
+    const builders = [{ ...x86, name: "b".repeat(32), count: 2 }];
+    expect(() => parseFleetSpec("s".repeat(30), { builders }, "/checkout")).toThrow(
+      /^builders: clients would call 'b{32}-2' s{30}-b{32}-2, and that is no host name of at most 63 characters/,
+    );
   });
 
   it("names every mistake at once", () => {

@@ -254,6 +254,8 @@ export interface AwsMachineArgs extends MachineKeys {
   readonly spec: AwsBuilderSpec;
   readonly fleet: FleetSpec;
   readonly account: AwsAccount;
+  /** The stack's folder on this machine. */
+  readonly stackDirectory: pulumi.Input<string>;
 }
 
 /** An instance that became a NixOS builder. Its keys and settings change over SSH; only its place and size replace it. */

@@ -204,6 +204,8 @@ export interface HcloudMachineArgs extends MachineKeys {
   readonly spec: HcloudBuilderSpec;
   readonly fleet: FleetSpec;
   readonly project: HcloudProject;
+  /** The stack's folder on this machine. */
+  readonly stackDirectory: pulumi.Input<string>;
 }
 
 /** A server that became a NixOS builder. Its keys and settings change over SSH; only its place and size replace it. */

@@ -1,11 +1,13 @@
 /** Provider `local`: builders on this very machine, each with an sshd, a host key and a Nix store of its own. */
 import { userInfo } from "node:os";
+import { dirname } from "node:path";
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
 import type { LocalBuilderSpec } from "../../src/fleetSpec.ts";
 import { generationVariable } from "../../src/local/generation.ts";
 import { machineDirectory, machineGeneration } from "../../src/local/plan.ts";
 import type { LocalMachine as Description } from "../../src/local/spec.ts";
+import { findLocalTools } from "../../src/local/tools.ts";
 import type { Peculiarities } from "../../src/bootstrap/measure.ts";
 import { systemOfThisMachine, type System } from "../../src/nix/system.ts";
 import { commandDefaults, scriptCommand } from "../checkout.ts";
@@ -111,6 +113,8 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
     this.hostKey = identity.publicKey;
     this.generation = pulumi.output(generation);
     this.peculiarities = {
+      // A login's PATH need not have it, for instance of a Nix in ~/.nix-profile.
+      path: dirname(findLocalTools(spec.system).nixDaemon),
       emulated: spec.system !== systemOfThisMachine(),
       nixConfDir: directory,
       ownStore: `${directory}/root`,

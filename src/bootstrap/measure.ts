@@ -44,6 +44,8 @@ export interface Declared {
 
 /** What is unusual about where and how a machine runs Nix. */
 export interface Peculiarities {
+  /** Folder of its Nix's programs. Default: where a login finds them, or NixOS and the official installer put them. */
+  readonly path?: string;
   /** True where builds run through emulation, so that the kernel is of another architecture. Default: false. */
   readonly emulated?: boolean;
   /** Folder of its `nix.conf`. Default: the system's. */
@@ -75,11 +77,14 @@ export const measureCommand = "sh -s";
  * Declared ≠ measured is decided on the machine itself, so that the measurement fails and is made again by the next deployment:
  * the result of a successful one would be remembered.
  */
-export function measureScript(declared: Declared, { emulated, nixConfDir, ownStore, sshdConfig }: Peculiarities = {}) {
+export function measureScript(
+  declared: Declared,
+  { path, emulated, nixConfDir, ownStore, sshdConfig }: Peculiarities = {},
+) {
   const { name, system, features, sshUser } = declared;
   const kvm = features.includes("kvm");
   return `set -u
-PATH="$PATH:/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin:/usr/sbin:/sbin"
+PATH=${path === undefined ? "" : `'${path}':`}"$PATH:/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin:/usr/sbin:/sbin"
 ${nixConfDir === undefined ? "" : `export NIX_CONF_DIR='${nixConfDir}' NIX_USER_CONF_FILES=''`}
 failed=0
 problem() { echo "builder '${name}': $1." >&2; failed=1; }

@@ -18,6 +18,8 @@ export interface Baking {
   readonly target: Target;
   /** OpenSSH private key that opens root. */
   readonly adminPrivateKey: string;
+  /** The stack's folder on this machine. */
+  readonly stackDirectory: string;
   /** Snapshots of its architecture that stay, this one included. */
   readonly keep: number;
 }
@@ -39,8 +41,8 @@ const identity = [
 ];
 
 /**
- * Cleans the builder, takes its snapshot, and gives the builder its identity back: after each line on its input, or when the
- * connection breaks.
+ * Cleans the builder, and gives it its identity back after a line on its input, or when the connection breaks. Only in the first case
+ * it says `kept`: until then nothing was given back.
  */
 const cleaning = `
 set -u
@@ -58,7 +60,8 @@ rm -rf ${identity.join(" ")} ${builderDirectory}/state /var/log/journal/* /root/
 : >/etc/machine-id
 sync
 echo cleaned
-read -r _
+read -r _ || exit 1
+echo kept
 exit 0
 `;
 
@@ -70,11 +73,13 @@ const image = z.object({
   labels: z.record(z.string(), z.string()),
 });
 
+const created = z.object({ image: z.object({ id: z.number() }) });
+
 /**
  * Bakes. Clients can't open new connections to the builder meanwhile; builds that run go on.
  *
  * @param say Told what is being done.
- * @throws CliError in words.
+ * @throws CliError in words; then there is no new snapshot.
  */
 export async function bake(api: HcloudApi, baking: Baking, say: (progress: string) => void): Promise<Baked> {
   const [found] = (
@@ -82,38 +87,121 @@ export async function bake(api: HcloudApi, baking: Baking, say: (progress: strin
   ).filter(({ labels: own }) => own[labels.role] === undefined);
   if (found === undefined)
     throw new CliError(`fleet ${baking.fleet} has no builder '${baking.builder}' at Hetzner Cloud`);
-  const id = await whileCleaned(baking, say, async () => {
-    say("taking the snapshot");
-    const answer = await api.request("POST", `/servers/${server.parse(found).id}/actions/create_image`, {
-      type: "snapshot",
-      description: `nix-builder-fleet ${baking.fleet} ${baking.builder}`,
-      labels: { [snapshotLabel]: "builder" },
-    });
-    await api.finish(answer);
-    return z.object({ image: z.object({ id: z.number() }) }).parse(answer).image.id;
-  });
-  return { snapshot: id, deleted: await deleteOlder(api, id, baking.keep) };
-}
-
-async function whileCleaned<T>(baking: Baking, say: (progress: string) => void, work: () => Promise<T>): Promise<T> {
-  const { args, close } = sshCommand(baking.target, baking.adminPrivateKey, cleaning);
-  const session = execa("ssh", args, { reject: false, buffer: { stdout: false } });
+  const interruption = awaitInterruption();
+  const session = new CleaningSession(baking);
   try {
     say("cleaning the builder of its keys and garbage");
-    let cleaned = false;
-    for await (const line of createInterface({ input: session.stdout })) {
-      cleaned = line === "cleaned";
-      if (cleaned) break;
-    }
-    if (!cleaned) throw new CliError(`the builder can't be cleaned: ${(await session).stderr.trim()}`);
-    return await work();
+    await Promise.race([interruption.comes, session.cleaned()]);
+    say("taking the snapshot");
+    const id = await takeSnapshot(api, server.parse(found).id, baking, session, interruption.comes);
+    return { snapshot: id, deleted: await deleteOlder(api, id, baking.keep) };
   } catch (error) {
     throw error instanceof HcloudError ? new CliError(error.message) : error;
   } finally {
-    session.stdin.end("done\n");
-    await session;
-    close();
+    await session.end();
+    interruption.forget();
   }
+}
+
+/** Rejects `comes` when this process is told to end, so that what was begun is undone before it does. */
+function awaitInterruption(): { readonly comes: Promise<never>; readonly forget: () => void } {
+  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+  let interrupt: (signal: NodeJS.Signals) => void = () => undefined;
+  const comes = new Promise<never>((_, reject) => {
+    interrupt = (signal) => {
+      reject(new CliError(`ended by ${signal}; no snapshot was kept`));
+    };
+  });
+  for (const signal of signals) process.on(signal, interrupt);
+  // It may come where nobody waits for it; then the next wait ends.
+  comes.catch(() => undefined);
+  const forget = (): void => {
+    for (const signal of signals) process.off(signal, interrupt);
+  };
+  return { comes, forget };
+}
+
+/** A builder without its identity, for as long as the connection to it lasts. */
+class CleaningSession {
+  readonly #process;
+  readonly #lines: AsyncIterator<string>;
+  readonly #close: () => void;
+
+  constructor({ target, adminPrivateKey, stackDirectory }: Baking) {
+    const { args, close } = sshCommand(target, adminPrivateKey, stackDirectory, cleaning);
+    this.#process = execa("ssh", args, { reject: false, buffer: { stdout: false } });
+    this.#lines = createInterface({ input: this.#process.stdout })[Symbol.asyncIterator]();
+    this.#close = close;
+  }
+
+  /** Resolves when the builder is without its identity. */
+  async cleaned(): Promise<void> {
+    if (await this.#says("cleaned")) return;
+    throw new CliError(`the builder can't be cleaned: ${(await this.#process).stderr.trim()}`);
+  }
+
+  /** Gives the identity back, and says whether the builder was without it until now. */
+  async restore(): Promise<boolean> {
+    this.#process.stdin.write("done\n");
+    return this.#says("kept");
+  }
+
+  /** Ends the connection, and with it whatever the builder lacks. */
+  async end(): Promise<void> {
+    this.#process.stdin.end();
+    await this.#process;
+    this.#close();
+  }
+
+  async #says(word: string): Promise<boolean> {
+    for (;;) {
+      const line = await this.#lines.next();
+      if (line.done === true) return false;
+      if (line.value === word) return true;
+    }
+  }
+}
+
+/**
+ * Takes the snapshot of a cleaned builder. Only when it is certain that it was made of the cleaned one, it gets the label by which
+ * builders start from it; until then it counts as something of the fleet's that is left over.
+ */
+async function takeSnapshot(
+  api: HcloudApi,
+  builder: number,
+  { fleet, builder: name }: Baking,
+  session: CleaningSession,
+  interrupted: Promise<never>,
+): Promise<number> {
+  const answer = await api.request("POST", `/servers/${builder}/actions/create_image`, {
+    type: "snapshot",
+    description: `nix-builder-fleet ${fleet} ${name}`,
+    labels: { [labels.fleet]: fleet },
+  });
+  const { id } = created.parse(answer).image;
+  try {
+    await Promise.race([interrupted, api.finish(answer)]);
+    if (!(await session.restore())) {
+      throw new CliError(
+        "the connection to the builder broke while the snapshot was taken, so the snapshot may hold the builder's private keys " +
+          "and isn't kept; bake again",
+      );
+    }
+    await api.request("PUT", `/images/${id}`, { labels: { [snapshotLabel]: "builder" } });
+    return id;
+  } catch (error) {
+    await api.request("DELETE", `/images/${id}`).catch((refused: unknown) => {
+      if (refused instanceof HcloudError && refused.code === "not_found") return;
+      throw new CliError(
+        `${wordsOf(error)}; but snapshot ${id} can't be deleted (${wordsOf(refused)}): delete it in the console, it may hold the builder's private keys`,
+      );
+    });
+    throw error;
+  }
+}
+
+function wordsOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 /** Deletes the oldest snapshots of the new one's architecture. */

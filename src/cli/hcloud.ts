@@ -4,17 +4,17 @@ import { resolve } from "node:path";
 import * as z from "zod";
 import { accessFromEnvironment, accessVariables } from "../hcloud/access.ts";
 import { HcloudApi, HcloudError } from "../hcloud/api.ts";
-import { findLabelled, labels, type Item } from "../hcloud/inventory.ts";
+import { findLabelled, kinds, labels, type Item } from "../hcloud/inventory.ts";
 import { snapshotLabel } from "../hcloud/schema.ts";
 import { toHostKey } from "../ssh/hostKey.ts";
 import { bake, type Baked } from "./bake.ts";
-import { CliError } from "./stack.ts";
+import { CliError, stackDirectory } from "./stack.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
 
 /** What is there of a fleet. */
 export interface Remains {
-  /** Everything that carries the fleet's label. */
+  /** Everything that carries the fleet's label; snapshots only as long as they are being made. */
   readonly left: readonly Item[];
   /** Snapshots that `npx fleet bake` made: meant to stay, and paid for by size. */
   readonly snapshots: readonly Item[];
@@ -29,7 +29,7 @@ export async function findRemains(stack: string): Promise<Remains> {
   const api = await openApi(stack);
   try {
     const [left, snapshots] = await Promise.all([
-      findLabelled(api, { [labels.fleet]: stack }),
+      findLabelled(api, { [labels.fleet]: stack }, [...kinds, "images"]),
       findLabelled(api, { [snapshotLabel]: "builder" }, ["images"]),
     ]);
     return { left, snapshots };
@@ -82,7 +82,14 @@ export async function bakeBuilder(stack: string, builder: string, keep: string):
     );
   }
   const target = { address: machine.hostName, port: machine.port, hostKey: toHostKey(machine.publicHostKey) };
-  const baking = { fleet: stack, builder, target, adminPrivateKey, keep: Number(keep) };
+  const baking = {
+    fleet: stack,
+    builder,
+    target,
+    adminPrivateKey,
+    stackDirectory: stackDirectory(stack),
+    keep: Number(keep),
+  };
   return bake(await openApi(stack), baking, (progress) => {
     console.error(progress);
   });

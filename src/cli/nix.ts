@@ -101,6 +101,8 @@ async function runInRemoteStore({ program, words, env, uri, store, explain }: Re
   // A link into a store that is not here would lead nowhere; the results are linked when they are here.
   const links = program === "nix-build" ? ["--no-out-link"] : ["--no-link", "--print-out-paths"];
   const own = outLink(words);
+  const wantsLinks = !words.includes("--no-out-link") && !words.includes("--no-link");
+  if (wantsLinks) refuseOccupied(own.name);
   const rest = words.filter((_, index) => own.option === undefined || index < own.option || index > own.option + 1);
   const build = await execa(program, [...rest, ...links, ...remote], {
     env,
@@ -126,7 +128,7 @@ async function runInRemoteStore({ program, words, env, uri, store, explain }: Re
     if (copy.exitCode !== 0) return copy.exitCode ?? 1;
   }
   console.log(build.stdout);
-  if (!words.includes("--no-out-link") && !words.includes("--no-link")) {
+  if (wantsLinks) {
     paths.forEach((path, index) => {
       link(index === 0 ? own.name : `${own.name}-${index + 1}`, `${store ?? ""}${path}`);
     });
@@ -206,7 +208,17 @@ function repointOutLinks(words: readonly string[], store: string): void {
   );
 }
 
+/** @throws CliError where a link would take the place of something that is none, as Nix itself refuses to. */
+function refuseOccupied(name: string): void {
+  const there = lstatSync(name, { throwIfNoEntry: false });
+  if (there === undefined || there.isSymbolicLink()) return;
+  throw new CliError(
+    `${name} is a ${there.isDirectory() ? "folder" : "file"} where the link to the result would be; move it away, or choose another name with --out-link NAME`,
+  );
+}
+
 function link(name: string, target: string): void {
+  refuseOccupied(name);
   rmSync(name, { force: true });
   symlinkSync(target, name);
 }

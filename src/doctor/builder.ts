@@ -2,7 +2,7 @@
 import { lookup } from "node:dns/promises";
 import { connect } from "node:net";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { dirname } from "node:path";
 import { execa } from "execa";
 import {
   measureCommand,
@@ -166,7 +166,7 @@ function loginProblem(output: string, name: string): { what: string; fix: string
       fix: `if the machine was replaced on purpose, deploy again (npm run pulumi -- up), or correct \`hostKey\` of '${name}'; otherwise don't trust it`,
     };
   }
-  if (/Permission denied|Too many authentication failures/i.test(output)) {
+  if (/Permission denied \(|Too many authentication failures/i.test(output) && !/^Load key/m.test(output)) {
     return {
       what: "it refuses the client's key",
       fix: "deploy again (npm run pulumi -- up); on a host of your own, put `npm run pulumi -- stack output clientPublicKey` into authorized_keys of its user",
@@ -234,7 +234,8 @@ async function checkInside(builder: BuilderToExamine): Promise<Finding[]> {
   }
   const features = [...machine.supportedFeatures, ...machine.mandatoryFeatures];
   const declared = { name, system, features, sshUser: machine.sshUser };
-  const scratch = mkdtempSync(`${tmpdir()}/fleet-doctor-`);
+  // Below the stack's folder, which `destroy` removes, should this be killed.
+  const scratch = mkdtempSync(`${dirname(clientDirectory)}/doctor-`);
   try {
     writeFileSync(`${scratch}/key`, administration.privateKey, { mode: 0o600 });
     const result = await execa(

@@ -55,7 +55,7 @@ export class HcloudApi {
    * @param path With a leading slash, below the endpoint.
    * @throws HcloudError with the API's code, or `unreachable`.
    */
-  async request(method: "GET" | "POST" | "DELETE", path: string, body?: unknown): Promise<unknown> {
+  async request(method: "GET" | "POST" | "PUT" | "DELETE", path: string, body?: unknown): Promise<unknown> {
     const deadline = Date.now() + this.#patience;
     for (let pause = 250; ; pause = Math.min(pause * 2, 15_000)) {
       try {

@@ -101,7 +101,11 @@ export const hcloudSchema = z.strictObject({
     })
     .optional(),
   spread: z.boolean("true or false").default(false),
-  bootTimeout: z.int("a whole number of seconds").min(1, "a whole number of seconds").default(1200),
+  bootTimeout: z
+    .int("a whole number of seconds")
+    .min(1, "a whole number of seconds")
+    .max(86_400, "at most 86400 seconds, a day")
+    .default(1200),
   baseImage: z
     .string()
     .regex(/^[a-z0-9.-]+$/, "a system image of Hetzner's, for instance debian-12")

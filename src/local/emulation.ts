@@ -73,7 +73,11 @@ export function emulationObstacle(owner: string, system: System): string | undef
   if (emulation(owner, system) !== "none") return undefined;
   if (findQemu(system) === undefined) return `there is no static qemu-user for it; \`npm run setup\` fetches one`;
   if (process.getuid?.() !== 0)
-    return "only root may register its emulation (binfmt_misc); run as root, or install qemu-user-binfmt";
+    // Debian 12's qemu-user-binfmt registers without the flag F; from Debian 13 on, qemu-user-static only depends on it.
+    return (
+      "only root may register its emulation (binfmt_misc); run as root, or install qemu-user-static (Debian 12, Ubuntu) or " +
+      "qemu-user-binfmt (Debian 13 and later)"
+    );
   return undefined;
 }
 

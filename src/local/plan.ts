@@ -1,6 +1,6 @@
 /** What this machine must have for a fleet, looked at before anything is made. */
 import { createHash } from "node:crypto";
-import { accessSync, constants, existsSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import type { FleetSpec } from "../fleetSpec.ts";
 import { systemOfThisMachine, type System } from "../nix/system.ts";
 import { emulation, emulationObstacle } from "./emulation.ts";
@@ -8,6 +8,7 @@ import { wantedGeneration } from "./generation.ts";
 import { refuseTakenSocket } from "./machine.ts";
 import { formerPlace } from "./place.ts";
 import { runningSshd } from "./processes.ts";
+import { sandboxObstacle } from "./sandbox.ts";
 import { checkNixVersion, findLocalTools, MissingTool } from "./tools.ts";
 
 /** The fleet as this machine can carry it. */
@@ -56,6 +57,8 @@ export async function planLocalBuilders(
       const tools = findLocalTools(builder.system);
       if (!nixChecked) checkNixVersion(tools.nixDaemon);
       nixChecked = true;
+      const noSandbox = sandboxObstacle();
+      if (noSandbox !== undefined) throw new MissingTool(`builder '${builder.name}' can't be here: ${noSandbox}`);
       // Of a checkout that was moved, the builders still run where it was; the deployment ends them first.
       const moved = formerPlace(directory) !== undefined;
       if (!moved) {
@@ -68,7 +71,7 @@ export async function planLocalBuilders(
       }
     }
     if (builder.provider === "existing" && builder.sshKey !== undefined)
-      refuseUnreadableKey(builder.name, builder.sshKey);
+      refuseUnusableKey(builder.name, builder.sshKey);
     builders.push(builder);
   }
   if (builders.length === 0) throw new MissingTool(`no builder is left:\n${leftOut.join("\n")}`);
@@ -100,13 +103,28 @@ export function machineGeneration(
   return wantedGeneration(directory, runs);
 }
 
-function refuseUnreadableKey(name: string, path: string): void {
+function refuseUnusableKey(name: string, path: string): void {
+  const problem = keyProblem(path);
+  if (problem === undefined) return;
+  throw new MissingTool(
+    `builder '${name}': sshKey ${path} ${problem}; it must be a private key file that you may read`,
+  );
+}
+
+/** Why ssh can't use a private key, as far as that shows without its passphrase; `undefined`: it may be able to. */
+function keyProblem(path: string): string | undefined {
   try {
-    accessSync(path, constants.R_OK);
+    const file = statSync(path);
+    if (!file.isFile()) return "is no file";
+    const text = readFileSync(path, "utf8");
+    if (/^(ssh|ecdsa|sk)-\S+ AAAA/.test(text)) return "is a public key";
+    if (!/^-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----/m.test(text)) return "holds no private key";
+    // ssh looks at the mode of files of this user alone.
+    return file.uid === process.getuid?.() && (file.mode & 0o077) !== 0
+      ? "is open to others, so that ssh refuses it (chmod 600)"
+      : undefined;
   } catch {
-    throw new MissingTool(
-      `builder '${name}': sshKey ${path} can't be read; it must be a private key file that you may read`,
-    );
+    return "can't be read";
   }
 }
 

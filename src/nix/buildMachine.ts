@@ -6,6 +6,9 @@ import { InvalidValue } from "./invalidValue.ts";
 /** Nix's two ways of talking to a store over SSH: `ssh-ng` runs `nix-daemon --stdio`, `ssh` runs `nix-store --serve`. */
 export type Protocol = "ssh-ng" | "ssh";
 
+/** Largest `maxJobs` and `speedFactor` that every Nix reads. */
+export const largestNumber = 2 ** 31 - 1;
+
 /**
  * One entry of `nix.buildMachines`, with the field names of nixpkgs, plus `alias` and `port`.
  *
@@ -62,8 +65,8 @@ export function checkBuildMachine(machine: BuildMachine, where: string = machine
     systems: unique(machine.systems).map((system) => checkSystem(system, at("systems"))),
     sshUser: checkSshUser(machine.sshUser, at("sshUser")),
     ...(sshKey === undefined ? {} : { sshKey: checkPath(sshKey, at("sshKey")) }),
-    maxJobs: checkWhole(machine.maxJobs, at("maxJobs"), 1, 2 ** 31 - 1),
-    speedFactor: checkWhole(machine.speedFactor, at("speedFactor"), 1, 2 ** 31 - 1),
+    maxJobs: checkWhole(machine.maxJobs, at("maxJobs"), 1, largestNumber),
+    speedFactor: checkWhole(machine.speedFactor, at("speedFactor"), 1, largestNumber),
     supportedFeatures: supportedFeatures.map((feature) => checkFeature(feature, at("supportedFeatures"))),
     mandatoryFeatures: mandatoryFeatures.map((feature) => checkFeature(feature, at("mandatoryFeatures"))),
     publicHostKey: toPublicHostKey(toHostKey(machine.publicHostKey, at("publicHostKey"))),

@@ -24,6 +24,8 @@ export interface Provisioning extends Target {
   readonly timeoutKey: string;
   /** The EC2 instance that it is: where SSH says nothing, its console does. */
   readonly ec2Instance?: string;
+  /** The stack's folder on the machine that this runs on. */
+  readonly stackDirectory: string;
 }
 
 /** Seconds that a rebuild of NixOS may take. */
@@ -42,7 +44,7 @@ export async function provision(
   report: (progress: string) => void,
 ): Promise<void> {
   const adminKeys = [...new Set([wanted.adminPrivateKey, previousKey ?? wanted.adminPrivateKey])];
-  const connections = adminKeys.map((key) => connection(wanted, key));
+  const connections = adminKeys.map((key) => connection(wanted, key, wanted.stackDirectory));
   try {
     const { open, applied, keys } = await whenNixos(wanted, connections, report);
     const [own] = connections;

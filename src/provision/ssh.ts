@@ -1,6 +1,5 @@
 /** Runs commands on a machine as root, over ssh with the pinned host key and nothing of this user's own configuration. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { runProgram } from "../process.ts";
 
 /** Where to connect. */
@@ -35,13 +34,16 @@ export interface Connection {
  * Arguments of ssh for one command as root.
  *
  * @param privateKey OpenSSH private key (PEM); on disk only until `close`, readable to this user alone.
+ * @param stackDirectory Where it is until then: what is killed before `close` leaves it where `destroy` removes it.
  */
 export function sshCommand(
   { address, port, hostKey }: Target,
   privateKey: string,
+  stackDirectory: string,
   remoteCommand: string,
 ): { readonly args: readonly string[]; readonly close: () => void } {
-  const directory = mkdtempSync(`${tmpdir()}/fleet-ssh-`);
+  mkdirSync(stackDirectory, { recursive: true, mode: 0o700 });
+  const directory = mkdtempSync(`${stackDirectory}/ssh-`);
   writeFileSync(`${directory}/key`, `${privateKey.trimEnd()}\n`, { mode: 0o600 });
   writeFileSync(`${directory}/known_hosts`, `machine ${hostKey.trim()}\n`);
   const options = [
@@ -68,9 +70,9 @@ export function sshCommand(
   };
 }
 
-/** @param privateKey As for `sshCommand`. */
-export function connection(target: Target, privateKey: string): Connection {
-  const { args, close } = sshCommand(target, privateKey, "sh -s");
+/** Parameters as for `sshCommand`. */
+export function connection(target: Target, privateKey: string, stackDirectory: string): Connection {
+  const { args, close } = sshCommand(target, privateKey, stackDirectory, "sh -s");
   return {
     run: async (script, seconds, onLine) => {
       const input = `${script}\nexit\n`;

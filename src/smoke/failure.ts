@@ -32,7 +32,8 @@ const symptoms: readonly Symptom[] = [
     mayPass: false,
   },
   {
-    pattern: /Permission denied|Too many authentication failures/i,
+    // With the methods that ssh tried: Nix and the file system deny permission in the same two words.
+    pattern: /Permission denied \([a-z,-]+\)|Too many authentication failures/i,
     reason:
       "it refuses the key. The builder must have the client's public key (`npm run pulumi -- stack output clientPublicKey`) " +
       "in the authorized_keys of the user that the fleet logs in as",
@@ -44,7 +45,8 @@ const symptoms: readonly Symptom[] = [
     mayPass: true,
   },
   {
-    pattern: /Connection refused/i,
+    // Nix says the same of its daemon's socket.
+    pattern: /connect to host .* port \d+: Connection refused/i,
     reason: "nothing listens on its SSH port; check `address` and `port`, and that sshd runs",
     mayPass: true,
   },
@@ -74,13 +76,30 @@ const symptoms: readonly Symptom[] = [
   },
   {
     pattern:
-      /cloning builder process|\bclone\(|unable to .*namespace|user namespaces?|cannot .*sandbox|sandbox.*not supported/i,
-    reason: "its Nix can't set up the build sandbox; the kernel must allow user namespaces",
+      /cloning builder process|\bclone\(|unable to .*namespace|(user|kernel|mount) namespaces?|unable to make '.*' private|uid_map|cannot .*sandbox|sandbox.*not supported/i,
+    reason:
+      "its Nix can't set up the build sandbox; the kernel must allow user namespaces. The usual causes, to be changed with sysctl: " +
+      "`kernel.apparmor_restrict_unprivileged_userns` is 1 (Ubuntu 23.10 and later), `kernel.unprivileged_userns_clone` is 0, " +
+      "or `user.max_user_namespaces` is 0",
+    mayPass: false,
+  },
+  {
+    pattern: /(lock file|creating directory|database|'\/nix\/).*(Permission denied|Read-only file system)/i,
+    reason:
+      "Nix may not write to its store as the user that the fleet logs in as; run nix-daemon there, or log in as the user who " +
+      "owns the store",
+    mayPass: false,
+  },
+  {
+    pattern: /^\S*sh: .*: Permission denied/im,
+    reason:
+      "the program that answers its clients may not be run; it must be executable, on a file system that isn't mounted noexec " +
+      "(of a local builder it lies in the checkout)",
     mayPass: false,
   },
   {
     pattern:
-      /protocol mismatch|store nix protocol|unexpected end-of-file|daemon disconnected unexpectedly|failed to start SSH connection|Connection closed|Connection reset|Broken pipe/i,
+      /protocol mismatch|store nix protocol|daemon-socket|unexpected end-of-file|daemon disconnected unexpectedly|failed to start SSH connection|Connection closed|Connection reset|Broken pipe/i,
     reason:
       "SSH works but no Nix answers behind it; check that `nix-daemon --stdio` works for the user that the fleet logs in as " +
       "(a real shell, Nix on its PATH, a running daemon)",

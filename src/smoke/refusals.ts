@@ -74,7 +74,7 @@ function attempts(machine: BuildMachine, clientDirectory: string, scratch: strin
   const forcedCommand = "The client's key needs restrict,command=… in front of it in authorized_keys";
   const noCommand = (output: string, exitCode: number | undefined): boolean =>
     exitCode !== 0 && !/\buid=\d+/.test(output) && !unreachable.test(output);
-  const denied = (output: string): boolean => /Permission denied/.test(output);
+  const denied = (output: string): boolean => /Permission denied \(/.test(output);
   const command = (text: string): Attempt => ({
     name: `refuses the command ${text}`,
     words: ["ALIAS", text],

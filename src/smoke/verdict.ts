@@ -37,7 +37,7 @@ export interface Verdict {
   readonly kvm?: boolean;
   /** Seconds by which its clock was certainly ahead of this machine's (negative: behind); known to two seconds. */
   readonly clockOffset?: number;
-  /** Shortest of three TCP connects, in ms. */
+  /** One TCP connect to its sshd, in ms. */
   readonly roundTrip?: number;
   /** Throughput of the large output, full level only. */
   readonly mebibytesPerSecond?: number;

@@ -1,5 +1,5 @@
 import { createServer } from "node:net";
-import { existsSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { machineDirectory } from "../../src/local/plan.ts";
@@ -63,17 +63,50 @@ describe("what can be known beforehand ends before anything is made", () => {
     await new Promise((done) => server.close(done));
   });
 
-  it("a key file that can't be read", async () => {
-    const own = {
-      name: "own",
-      provider: "existing",
-      system: "x86_64-linux",
-      address: "127.0.0.9",
-      hostKey: anotherHostKey,
-    };
-    expect(await refusal({ builders: [{ ...own, sshKey: "/nonexistent/id_ed25519" }] })).toContain(
-      "builder 'own': sshKey /nonexistent/id_ed25519 can't be read",
+  it("a builder whose address is what clients call another one", async () => {
+    const own = { name: "own", provider: "existing", system: "x86_64-linux", hostKey: anotherHostKey };
+    expect(await refusal({ builders: [x86, { ...own, address: `${fleet.stack}-x86` }] })).toContain(
+      `builders: the address of 'own' is ${fleet.stack}-x86, but so clients call another builder`,
     );
+  });
+
+  it.each<[string, (path: string) => void, string]>([
+    ["isn't there", () => undefined, "can't be read"],
+    [
+      "is a folder",
+      (path) => {
+        mkdirSync(path);
+      },
+      "is no file",
+    ],
+    [
+      "is a public key",
+      (path) => {
+        writeFileSync(path, `${anotherHostKey} me\n`);
+      },
+      "is a public key",
+    ],
+    [
+      "holds no key",
+      (path) => {
+        writeFileSync(path, "nonsense\n", { mode: 0o600 });
+      },
+      "holds no private key",
+    ],
+    [
+      "is open to others",
+      (path) => {
+        writeFileSync(path, "-----BEGIN OPENSSH PRIVATE KEY-----\n", { mode: 0o644 });
+      },
+      "is open to others, so that ssh refuses it (chmod 600)",
+    ],
+  ])("a key file that %s", async (_, make, problem) => {
+    const sshKey = `${fleet.project}/key`;
+    make(sshKey);
+    const own = { name: "own", provider: "existing", system: "x86_64-linux", address: "127.0.0.9" };
+    const output = await refusal({ builders: [{ ...own, hostKey: anotherHostKey, sshKey }] });
+    rmSync(sshKey, { recursive: true, force: true });
+    expect(output).toContain(`builder 'own': sshKey ${sshKey} ${problem}; it must be a private key file`);
   });
 });
 
@@ -125,7 +158,7 @@ describe("a host that the person already has", () => {
 
   it("fails in words when the key file holds no key", async () => {
     const key = `${fleet.project}/nonsense`;
-    writeFileSync(key, "nonsense\n", { mode: 0o600 });
+    writeFileSync(key, "-----BEGIN OPENSSH PRIVATE KEY-----\nnonsense\n", { mode: 0o600 });
     expect(await failure({ sshKey: key })).toContain("ssh can't use the private key");
   });
 

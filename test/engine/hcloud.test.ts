@@ -1,3 +1,4 @@
+import { existsSync, readdirSync, readlinkSync } from "node:fs";
 import { createServer } from "node:net";
 import { execa } from "execa";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
@@ -8,7 +9,7 @@ import { emulationObstacle, registerEmulation, unregisterEmulation } from "../..
 import { systemOfThisMachine } from "../../src/nix/system.ts";
 import { withCloudPlugins } from "../../tools/setup/cloudPlugins.ts";
 import { setUp } from "../../tools/setup/index.ts";
-import { TestDeployment } from "../support/engine.ts";
+import { processesNaming, TestDeployment } from "../support/engine.ts";
 import { EmulatedApi, type ApiRequest, type Fault } from "../support/hcloud/emulatedApi.ts";
 import { hostObstacle } from "../support/hcloud/host.ts";
 import { NixosInfect } from "../support/hcloud/nixosInfect.ts";
@@ -135,7 +136,7 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     const [builder] = builders;
     if (builder === undefined) throw new Error("no builder");
     const target = { address: builder.hostName, port: builder.port, hostKey: toHostKey(builder.publicHostKey) };
-    const root = connection(target, adminPrivateKey);
+    const root = connection(target, adminPrivateKey, fleet.directory);
     expect(await root.run("id -un", 20)).toMatchObject({ code: 0, stdout: "root" });
     root.close();
     const key = `${fleet.directory}/client/id_ed25519`;
@@ -227,7 +228,7 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     expect(after.builders).toEqual(before.builders);
     const [builder] = after.builders;
     const target = { address: builder?.hostName ?? "", port: 22, hostKey: toHostKey(builder?.publicHostKey ?? "") };
-    const old = connection(target, before.adminPrivateKey);
+    const old = connection(target, before.adminPrivateKey, fleet.directory);
     expect(await old.run("true", 20)).toMatchObject({ code: 255, stderr: expect.stringMatching(/denied/) as unknown });
     old.close();
     expect(await up()).toMatch(/unchanged/);
@@ -374,20 +375,77 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     expect(ids).toContain(serverIds()[0]);
   });
 
+  const bakeOwn = () =>
+    execa(process.execPath, ["src/cli/main.ts", "--stack", fleet.stack, "bake", "own", "--keep", "1"], {
+      env: fleet.env,
+      reject: false,
+      all: true,
+    });
+  const snapshots = () => api.all("images").filter(({ type }) => type === "snapshot");
+  const keyFolders = () => readdirSync(fleet.directory).filter((name) => name.startsWith("ssh-"));
+  /** Does this once, while the snapshot is being made and the builder is without its identity. */
+  const whileSnapshotIsMade = (act: () => void): void => {
+    api.actionPolls = 3;
+    let polls = 0;
+    api.faults.push(({ path }) => {
+      if (path.startsWith("/actions/") && (polls += 1) === 1) act();
+      return undefined;
+    });
+  };
+
+  it("keeps no snapshot during which the builder may have taken its keys back, because the connection broke", async () => {
+    await up();
+    whileSnapshotIsMade(() => {
+      const [ssh] = processesNaming(`${fleet.directory}/ssh-`);
+      process.kill(Number(/^process (\d+)/.exec(ssh ?? "")?.[1]));
+    });
+    const { exitCode, all } = await bakeOwn();
+    expect(all).toContain("fleet: the connection to the builder broke while the snapshot was taken");
+    expect(exitCode).toBe(1);
+    expect(snapshots()).toEqual([]);
+  });
+
+  it("leaves neither a snapshot nor the administrator's key behind when baking is interrupted", async () => {
+    await up();
+    const baking = bakeOwn();
+    let labels: unknown;
+    whileSnapshotIsMade(() => {
+      labels = snapshots()[0]?.labels;
+      expect(keyFolders()).toHaveLength(1);
+      baking.kill("SIGINT");
+    });
+    const { exitCode, all } = await baking;
+    // Until it is known to be clean, no builder may start from it, and `verify-gone` counts it.
+    expect(labels).toEqual({ "nix-builder-fleet.fleet": fleet.stack });
+    expect(all).toContain("fleet: ended by SIGINT; no snapshot was kept");
+    expect(exitCode).toBe(1);
+    expect(snapshots()).toEqual([]);
+    expect(keyFolders()).toEqual([]);
+    // The builder has its identity back.
+    expect((await bakeOwn()).exitCode).toBe(0);
+    expect(snapshots()).toMatchObject([{ labels: { "nix-builder-fleet.snapshot": "builder" }, holds_host_key: false }]);
+  });
+
+  it("leaves the administrator's key nowhere when its provisioning is killed and the fleet destroyed", async () => {
+    api.bootFault = "never opens SSH";
+    const deployment = fleet.start("up", "--yes", "--skip-preview");
+    await expect.poll(() => existsSync(fleet.directory) && keyFolders().length, { timeout: 60_000 }).toBeGreaterThan(0);
+    const scripts = processesNaming("src/provision/main.ts").map((one) => Number(/^process (\d+)/.exec(one)?.[1]));
+    const ours = scripts.filter((pid) => readlinkSync(`/proc/${String(pid)}/cwd`) === fleet.project);
+    for (const pid of ours) process.kill(pid, "SIGKILL");
+    await deployment;
+    expect(keyFolders()).toHaveLength(1);
+    await fleet.destroy();
+    expect(fleet.leftovers()).toEqual([]);
+  });
+
   it("bakes a snapshot without the builder's identity, keeps the newest, and starts other builders from it", async () => {
     await up();
-    const bakeOwn = () =>
-      execa(process.execPath, ["src/cli/main.ts", "--stack", fleet.stack, "bake", "own", "--keep", "1"], {
-        env: fleet.env,
-        reject: false,
-        all: true,
-      });
     for (let i = 0; i < 2; i += 1) {
       const { exitCode, all } = await bakeOwn();
       expect(exitCode, all).toBe(0);
     }
-    const snapshots = api.all("images").filter(({ type }) => type === "snapshot");
-    expect(snapshots).toMatchObject([{ labels: { "nix-builder-fleet.snapshot": "builder" }, holds_host_key: false }]);
+    expect(snapshots()).toMatchObject([{ labels: { "nix-builder-fleet.snapshot": "builder" }, holds_host_key: false }]);
     fleet.configure(configuration([own, { ...own, name: "baked", image: "snapshot" }]));
     // The builder has its identity back, and the other one of its own.
     const output = await up();

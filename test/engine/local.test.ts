@@ -1,18 +1,50 @@
-import { appendFileSync, existsSync, readFileSync, rmSync, statSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import {
+  appendFileSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { connect } from "node:net";
+import { tmpdir } from "node:os";
 import { resolve } from "node:path";
 import { execa } from "execa";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { removeTree } from "../../src/local/folders.ts";
 import { runningSshd } from "../../src/local/processes.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { emulation, unregisterEmulation } from "../../src/local/emulation.ts";
 import { emulationOwner, machineDirectory } from "../../src/local/plan.ts";
+import { setUp } from "../../tools/setup/index.ts";
 import { TestDeployment } from "../support/engine.ts";
 
 const x86 = { name: "x86", provider: "local", system: "x86_64-linux", supportedFeatures: ["big-parallel"] };
 const arm = { name: "arm", provider: "local", system: "aarch64-linux" };
 const checkout = resolve(import.meta.dirname, "../..");
+
+describe("a Nix that is on the person's PATH and not on that of a login", () => {
+  it("is the one that is measured", async () => {
+    const nix = mkdtempSync(`${tmpdir()}/fleet-nix-`);
+    onTestFinished(() => {
+      rmSync(nix, { recursive: true });
+    });
+    for (const name of ["nix-daemon", "nix-store", "nix-build"])
+      symlinkSync(execFileSync("which", [name], { encoding: "utf8" }).trim(), `${nix}/${name}`);
+    const real = execFileSync("which", ["nix"], { encoding: "utf8" }).trim();
+    const answers = `[ "$1" != --version ] || { echo "nix (Nix) 2.99.0"; exit; }`;
+    writeFileSync(`${nix}/nix`, `#!/bin/sh\n${answers}\nexec ${real} "$@"\n`, { mode: 0o755 });
+    const { env } = await setUp();
+    const fleet = await TestDeployment.create({ builders: [x86] }, { PATH: `${nix}:${env["PATH"] ?? ""}` });
+    onTestFinished(() => fleet.remove());
+    const { exitCode, output } = await fleet.up();
+    expect(exitCode, output).toBe(0);
+    expect(await fleet.outputs()).toMatchObject({ measurement: { x86: { nixVersion: "2.99.0" } } });
+  });
+});
 
 describe("a fleet of local builders", () => {
   let fleet: TestDeployment;
@@ -265,6 +297,26 @@ describe("a fleet of local builders", () => {
     const unknown = await fleetCli("build", "--remote-store", "mips", "-E", expression);
     expect(unknown.exitCode).toBe(1);
     expect(unknown.stderr).toContain("has no builder 'mips'; its builders are x86, arm");
+  });
+
+  it("builds into a remote store only where the link to the result takes nothing's place but a link's", async () => {
+    const derivation = (name: string) =>
+      `(derivation { name = "${name}"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; })`;
+    const build = (name: string, expression: string) =>
+      fleetCli("build", "--remote-store", "x86", "-E", expression, "-o", name, "--option", "substituters", "");
+    writeFileSync(`${fleet.project}/mine`, "dear to me");
+    writeFileSync(`${fleet.project}/free-2`, "dear to me");
+    const first = await build("mine", derivation(`${fleet.stack}-a`));
+    expect(first.stderr).toBe(
+      "fleet: mine is a file where the link to the result would be; move it away, or choose another name with --out-link NAME",
+    );
+    const second = await build("free", `[ ${derivation(`${fleet.stack}-b`)} ${derivation(`${fleet.stack}-c`)} ]`);
+    expect(second.stderr).toContain("fleet: free-2 is a file where the link to the result would be");
+    for (const name of ["mine", "free-2"]) expect(readFileSync(`${fleet.project}/${name}`, "utf8")).toBe("dear to me");
+    expect([first.exitCode, second.exitCode]).toEqual([1, 1]);
+    const elsewhere = await build("elsewhere", derivation(`${fleet.stack}-a`));
+    const again = await build("elsewhere", derivation(`${fleet.stack}-a`));
+    expect([elsewhere.exitCode, again.exitCode], elsewhere.stderr).toEqual([0, 0]);
   });
 
   it("changes only what it must when the count changes", async () => {

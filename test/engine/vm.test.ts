@@ -130,7 +130,11 @@ describe.skipIf(obstacle !== undefined)("a server that is a Debian in a virtual 
 
   /** As root, with the administration key, and nothing but the pinned host key accepted. */
   const asRoot = async (script: string): Promise<Outcome> => {
-    const root = connection({ address: builder.hostName, port: builder.port, hostKey: pinned() }, adminPrivateKey);
+    const root = connection(
+      { address: builder.hostName, port: builder.port, hostKey: pinned() },
+      adminPrivateKey,
+      fleet.directory,
+    );
     try {
       return await root.run(script, 120);
     } finally {

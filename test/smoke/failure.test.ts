@@ -38,6 +38,37 @@ describe("the reason of a failed build, in words", () => {
     ["error: protocol mismatch with 'x86'", "no Nix answers", true],
     ["error: cloning builder process: Operation not permitted", "user namespaces", false],
     ["error: clone() failed: Operation not permitted", "user namespaces", false],
+    [
+      "error: this system does not support the kernel namespaces that are required for sandboxing; use '--no-sandbox' to disable sandboxing",
+      "apparmor_restrict_unprivileged_userns",
+      false,
+    ],
+    [
+      "error: cannot perform a sandboxed build because user namespaces are not enabled; check /proc/sys/user/max_user_namespaces",
+      "user.max_user_namespaces",
+      false,
+    ],
+    ["error: setting up a private mount namespace: Operation not permitted", "build sandbox", false],
+    ["error: unable to make '/' private: Permission denied", "build sandbox", false],
+    ["error: opening file '/proc/4711/uid_map': Permission denied", "build sandbox", false],
+    ["error: opening lock file '/nix/var/nix/db/big-lock': Permission denied", "may not write to its store", false],
+    ["error: creating directory '/nix/store': Permission denied", "may not write to its store", false],
+    [
+      "bash: /home/me/fleet/.fleet/stacks/dev/machines/x86/nix-ssh: Permission denied\nerror: cannot open connection to remote store 'ssh-ng://me@dev-x86': error: unexpected end-of-file",
+      "noexec",
+      false,
+    ],
+    ["sh: 1: /mnt/nix-ssh: Permission denied\nerror: protocol mismatch with 'me@dev-x86'", "noexec", false],
+    [
+      "error: cannot connect to socket at '/nix/var/nix/daemon-socket/socket': Connection refused",
+      "a running daemon",
+      true,
+    ],
+    [
+      "me@127.0.0.9: Permission denied (publickey,gssapi-with-mic,keyboard-interactive).\nerror: cannot connect to 'me@x86'",
+      "refuses the key",
+      false,
+    ],
     ["error: writing to file: No space left on device", "disk is full", false],
   ])("%s", (output, reason, mayPass) => {
     const failure = explainFailure(output);
@@ -48,6 +79,13 @@ describe("the reason of a failed build, in words", () => {
   it("does not blame the sandbox for a build that clones something", () => {
     const { reason } = explainFailure("Cloning into 'source'...\nerror: git clone failed\nerror: builder failed");
     expect(reason).not.toContain("sandbox");
+  });
+
+  it("blames neither ssh nor the store for what a build was denied", () => {
+    const said = "touch: cannot touch '/etc/x': Permission denied\nerror: builder failed with exit code 1";
+    expect(explainFailure(said).reason).toBe(`Nix said:\n${said}`);
+    const refused = "curl: (7) Failed to connect to 127.0.0.1 port 80: Connection refused\nerror: builder failed";
+    expect(explainFailure(refused).reason).toBe(`Nix said:\n${refused}`);
   });
 
   it("shows the last lines of what it doesn't know", () => {
