@@ -3,6 +3,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { execa } from "execa";
 import { stringify } from "yaml";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -147,6 +148,39 @@ describe("npm start", () => {
     expect(output).toContain("The fleet is not up");
     expect(exitCode).not.toBe(0);
     expect((await fleet("status")).output).toContain("stack 'second' has no fleet");
+  });
+
+  it("is cancelled by a Ctrl-C: the CLI ends in good order, and the next one goes on", async () => {
+    const builders = ["here", "there"].map((name) => ({ name, provider: "local", system }));
+    writeFileSync(join(checkout, "Pulumi.dev.yaml"), stringify({ config: { "nix-builder-fleet:builders": builders } }));
+    const started = execa(process.execPath, [join(checkout, "tools/run.mjs"), "start", "--stack", "dev"], {
+      cwd: checkout,
+      env,
+      extendEnv: false,
+      all: true,
+      reject: false,
+      stdin: "ignore",
+      detached: true,
+      timeout: 120_000,
+    });
+    let interrupted = false;
+    for await (const line of createInterface({ input: started.all })) {
+      if (interrupted || !line.includes("there-host-key: key pair made")) continue;
+      interrupted = true;
+      process.kill(-(started.pid ?? NaN), "SIGINT"); // as a terminal does: to all of the process group
+    }
+    const { exitCode, all: output } = await started;
+    expect(exitCode, output).toBeGreaterThan(0);
+    expect(output).toContain("cancelling: waiting for what is under way to end");
+    expect(output).toContain("Cancelled, the fleet is not up: `npm start");
+    const { checkpoint } = JSON.parse(
+      readFileSync(join(state, ".pulumi/stacks/nix-builder-fleet/dev.json"), "utf8"),
+    ) as { checkpoint: { latest: { pending_operations?: unknown[] } } };
+    expect(checkpoint.latest.pending_operations ?? []).toEqual([]);
+    const again = await start(["--stack", "dev"]);
+    expect(again.exitCode, again.output).toBe(0);
+    expect(again.output).not.toContain("dropped the lock of an earlier run");
+    expect(again.output).toMatch(/^there +\S+-linux +127\.\S+ +in \d+\.\d s$/m);
   });
 
   it("names the stack in what to try next where a plain call would take the selected one", async () => {
