@@ -91,7 +91,7 @@ export function requireStack(env: NodeJS.ProcessEnv, directory: string = checkou
 function ownStacks(directory: string): string[] {
   const folder = join(directory, ".fleet", "state", ".pulumi", "stacks", project);
   if (!existsSync(folder)) return [];
-  return readdirSync(folder).flatMap((name) => /^([^.]+)\.json(\.gz)?$/.exec(name)?.[1] ?? []);
+  return readdirSync(folder).flatMap((name) => /^(.+?)\.json(\.gz)?$/.exec(name)?.[1] ?? []);
 }
 
 function listStacks(env: NodeJS.ProcessEnv, directory: string): string[] {
