@@ -24,6 +24,8 @@ export interface Deployment {
   readonly exitCode: number;
   /** The stack's outputs; secrets among them are not readable. */
   readonly outputs: Readonly<Record<string, unknown>>;
+  /** Whether anything was warned of: it holds, and is to be said again, until a deployment has no warning. */
+  readonly warned: boolean;
   /** Whether Ctrl-C, or a signal like it, asked for its end. */
   readonly cancelled: boolean;
 }
@@ -53,6 +55,7 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
   const seconds = (): string => `${((performance.now() - started) / 1000).toFixed(1)} s`.padStart(7);
   const underWay = new Set<string>();
   let outputs: Deployment["outputs"] = {};
+  let warned = false;
   let cancelled = false;
   const up = execa("pulumi", ["up", "--yes", "--skip-preview", "--json"], {
     cwd: checkout,
@@ -84,11 +87,12 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
       const resource = event.resOutputsEvent?.metadata;
       if (resource?.type === "pulumi:pulumi:Stack") outputs = resource.new?.outputs ?? outputs;
       const text = describeEvent(event);
+      if (text?.startsWith("warning: ") === true) warned = true;
       if (text !== undefined) say(event.diagnosticEvent === undefined ? `${seconds()}  ${text}` : text);
     }
     const { exitCode, stderr } = await up;
     if (stderr.trim() !== "") say(describeRefusal(stderr.trim()));
-    return { exitCode: exitCode ?? 1, outputs, cancelled };
+    return { exitCode: exitCode ?? 1, outputs, warned, cancelled };
   } finally {
     clearInterval(heartbeat);
     release();

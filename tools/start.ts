@@ -36,9 +36,11 @@ async function start(named: string | undefined): Promise<number> {
   requireStack(env);
   const unchanged = unchangedDeployment(env, stack);
   // What shows the result is loaded while the deployment runs.
-  const [{ exitCode, outputs, cancelled }, { parseFleet, stackDirectory }, { recordedStatus, renderStatus }] =
+  const [{ exitCode, outputs, warned, cancelled }, { parseFleet, stackDirectory }, { recordedStatus, renderStatus }] =
     await Promise.all([
-      unchanged === undefined ? deployNow(env, stack) : { exitCode: 0, outputs: unchanged, cancelled: false },
+      unchanged === undefined
+        ? deployNow(env, stack)
+        : { exitCode: 0, outputs: unchanged, warned: false, cancelled: false },
       import("../src/cli/stack.ts"),
       import("../src/cli/status.ts"),
     ]);
@@ -52,8 +54,9 @@ async function start(named: string | undefined): Promise<number> {
     );
     return exitCode;
   }
-  if (unchanged === undefined) rememberDeployment(env, stack, outputs);
-  else console.log(`Stack ${stack} stands as it was deployed, and its builders run: nothing to do.`);
+  if (unchanged !== undefined)
+    console.log(`Stack ${stack} stands as it was deployed, and its builders run: nothing to do.`);
+  else if (!warned) rememberDeployment(env, stack, outputs);
   const fleet = parseFleet(stack, outputs);
   const systems = new Set(fleet.builders.flatMap((builder) => builder.systems));
   // docs/hello.nix has an attribute for each system; asked for all, it needs builders for all.
