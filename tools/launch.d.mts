@@ -2,6 +2,7 @@
 export declare const checkout: string;
 export declare const fetchedNode: {
   version: string;
+  npm: { version: string; integrity: string };
   packages: Record<string, { name: string; integrity: string }>;
 };
 export declare class LaunchError extends Error {}
