@@ -3,6 +3,9 @@
  * the oldest Nix (src/local/tools.ts), which the program refuses as well.
  */
 
+/** Where official downloads come from. */
+export const origins = { pulumi: "https://get.pulumi.com", github: "https://github.com", go: "https://go.dev" };
+
 /**
  * The Pulumi CLI. `minimum` is what is accepted from PATH: a year of releases before `version`. Older ones may well
  * work with the @pulumi/pulumi of package.json, but nobody tries them any more.
