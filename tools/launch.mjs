@@ -17,6 +17,12 @@ const { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, renameSy
 export const checkout = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /**
+ * The oldest Node that runs the project: it reads TypeScript as it is. `engines` in package.json names the oldest that gets as far as
+ * fetching another, so that npm doesn't warn of what the launcher mends.
+ */
+export const oldestNode = "22.18";
+
+/**
  * The Node that is fetched where none is new enough, with an npm, as that of an old Node can't read package-lock.json. It comes
  * as one of npm's per-platform packages: unlike the package `node`, which picks them by an install script, these hold
  * `bin/node` and run nothing when installed.
@@ -171,10 +177,9 @@ function identity(pid) {
   }
 }
 
-/** The path of a Node that package.json's `engines` allows: this one, one on PATH, one fetched before, one fetched now. */
+/** The path of a Node that is new enough: this one, one on PATH, one fetched before, one fetched now. */
 export async function findNode(current = process, env = process.env) {
-  const minimum = JSON.parse(readFileSync(join(checkout, "package.json"), "utf8")).engines.node;
-  if (atLeast(current.version, minimum)) return current.execPath;
+  if (atLeast(current.version, oldestNode)) return current.execPath;
   const fetched = join(cacheDirectory(env), `node-v${fetchedNode.version}`);
   const package_ = fetchedNode.packages[`${process.platform}-${process.arch}`];
   const binary = package_ && join(fetched, "node_modules", package_.name, "bin", "node");
@@ -185,12 +190,12 @@ export async function findNode(current = process, env = process.env) {
     .filter((path) => existsSync(path) && realpathSync(path) !== realpathSync(current.execPath));
   for (const path of new Set(onPath)) {
     const { status, stdout } = spawnSync(path, ["--version"], { encoding: "utf8", timeout: 5000, env });
-    if (status === 0 && atLeast(stdout, minimum)) return path;
+    if (status === 0 && atLeast(stdout, oldestNode)) return path;
   }
   if (binary && existsSync(binary)) return binary;
   if (!package_)
     throw new LaunchError(
-      `Node ${minimum} is needed, this is ${current.version}: please install a newer one from https://nodejs.org.`,
+      `Node ${oldestNode} or newer is needed, this is ${current.version}: please install a newer one from https://nodejs.org.`,
     );
   await fetchNode(package_, fetched, env);
   return binary;
