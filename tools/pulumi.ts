@@ -91,7 +91,7 @@ export function requireStack(env: NodeJS.ProcessEnv, directory: string = checkou
 function ownStacks(directory: string): string[] {
   const folder = join(directory, ".fleet", "state", ".pulumi", "stacks", project);
   if (!existsSync(folder)) return [];
-  return readdirSync(folder).flatMap((name) => /^([^.]+)\.json(\.gz)?$/.exec(name)?.[1] ?? []);
+  return readdirSync(folder).flatMap((name) => /^(.+?)\.json(\.gz)?$/.exec(name)?.[1] ?? []);
 }
 
 function listStacks(env: NodeJS.ProcessEnv, directory: string): string[] {
@@ -142,13 +142,10 @@ function hasSalt(text: string): boolean {
 
 /** Runs the CLI as if it had been called directly, and returns its exit code. */
 export async function runPulumi(args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
-  const child = spawn("pulumi", args, { cwd: checkout, env, stdio: "inherit" });
-  // A terminal sends Ctrl-C to the CLI as well, and a second one means "stop at once": none may be doubled.
-  const interrupt = () => {
-    if (!process.stdin.isTTY) child.kill("SIGINT");
-  };
-  const handlers = { SIGINT: interrupt, SIGTERM: () => child.kill("SIGTERM"), SIGHUP: () => child.kill("SIGHUP") };
-  for (const [signal, handler] of Object.entries(handlers)) process.on(signal, handler);
+  // It needs the terminal, if there is one, to ask its questions.
+  const terminal = process.stdin.isTTY;
+  const child = spawn("pulumi", args, { cwd: checkout, env, stdio: "inherit", detached: !terminal });
+  const release = passCancellation(child, terminal ? ["SIGTERM", "SIGHUP"] : undefined);
   try {
     return await new Promise<number>((resolve, reject) => {
       child.on("error", reject);
@@ -157,9 +154,43 @@ export async function runPulumi(args: readonly string[], env: NodeJS.ProcessEnv)
       });
     });
   } finally {
-    for (const [signal, handler] of Object.entries(handlers)) process.off(signal, handler);
+    release();
     tidyStackFiles();
   }
+}
+
+const endingSignals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+/** Milliseconds in which all that comes is one Ctrl-C: from the terminal, from npm, and from the launcher. */
+const oneKeystroke = 1000;
+
+/**
+ * Asks a running CLI to cancel where a signal would end this process, until the returned function is called. The CLI then begins nothing
+ * new, waits for what is under way and writes the state. A second request ends it at once, and SIGHUP kills it: what was under way is
+ * then in no state. So it gets SIGINT only, one for each Ctrl-C, and runs in a process group of its own, which no terminal and no
+ * `timeout` signals as well. One that shares the terminal gets Ctrl-C from there.
+ *
+ * @param signals that are passed on; the others are ignored. Default: all three.
+ * @param asked called when it is asked for the first time.
+ */
+export function passCancellation(
+  cli: { kill(signal: "SIGINT"): unknown },
+  signals: readonly NodeJS.Signals[] = endingSignals,
+  asked: () => void = () => undefined,
+): () => void {
+  let last: number | undefined;
+  const pass = (signal: NodeJS.Signals): void => {
+    if (!signals.includes(signal)) return;
+    const now = performance.now();
+    if (last !== undefined && now - last < oneKeystroke) return;
+    if (last === undefined) asked();
+    last = now;
+    cli.kill("SIGINT");
+  };
+  for (const signal of endingSignals) process.on(signal, pass);
+  return () => {
+    for (const signal of endingSignals) process.off(signal, pass);
+  };
 }
 
 /** Whether a command works on the selected stack, so that there has to be one. */

@@ -10,7 +10,7 @@ const tasks = {
 };
 
 const [task, ...args] = process.argv.slice(2);
-if (task !== undefined && Object.hasOwn(tasks, task)) await launch(`tools/${task}.ts`, args).catch(fail);
+if (Object.keys(tasks).includes(task)) launch(`tools/${task}.ts`, args).catch(fail);
 else {
   const asked = task === "--help" || task === "-h";
   const list = Object.entries(tasks).map(([name, purpose]) => `  ${name.padEnd(8)}${purpose}`);

@@ -36,22 +36,31 @@ async function start(named: string | undefined): Promise<number> {
   requireStack(env);
   const unchanged = unchangedDeployment(env, stack);
   // What shows the result is loaded while the deployment runs.
-  const [{ exitCode, outputs }, { parseFleet, stackDirectory }, { recordedStatus, renderStatus }] = await Promise.all([
-    unchanged === undefined ? deployNow(env, stack) : { exitCode: 0, outputs: unchanged },
-    import("../src/cli/stack.ts"),
-    import("../src/cli/status.ts"),
-  ]);
+  const [{ exitCode, outputs, warned, cancelled }, { parseFleet, stackDirectory }, { recordedStatus, renderStatus }] =
+    await Promise.all([
+      unchanged === undefined
+        ? deployNow(env, stack)
+        : { exitCode: 0, outputs: unchanged, warned: false, cancelled: false },
+      import("../src/cli/stack.ts"),
+      import("../src/cli/status.ts"),
+    ]);
+  const other = stackOption(env, stack);
   if (exitCode !== 0) {
-    console.error("\nThe fleet is not up; the reason stands above. Once it is mended, `npm start` goes on from here.");
+    console.error(
+      cancelled
+        ? `\nCancelled, the fleet is not up: \`npm start${other && ` --${other}`}\` goes on from here, ` +
+            `\`npm run pulumi -- destroy${other}\` removes what stands.`
+        : "\nThe fleet is not up; the reason stands above. Once it is mended, `npm start` goes on from here.",
+    );
     return exitCode;
   }
-  if (unchanged === undefined) rememberDeployment(env, stack, outputs);
-  else console.log(`Stack ${stack} stands as it was deployed, and its builders run: nothing to do.`);
+  if (unchanged !== undefined)
+    console.log(`Stack ${stack} stands as it was deployed, and its builders run: nothing to do.`);
+  else if (!warned) rememberDeployment(env, stack, outputs);
   const fleet = parseFleet(stack, outputs);
   const systems = new Set(fleet.builders.flatMap((builder) => builder.systems));
   // docs/hello.nix has an attribute for each system; asked for all, it needs builders for all.
   const attribute = systems.size > 1 ? "" : systems.has("x86_64-linux") ? " -A x86" : " -A arm";
-  const other = stackOption(env, stack);
   console.log(`
 ${renderStatus(recordedStatus(fleet))}
 

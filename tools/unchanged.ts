@@ -4,7 +4,7 @@
  * changed unseen.
  */
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { emulation } from "../src/local/emulation.ts";
 import { emulationOwner } from "../src/local/plan.ts";
@@ -21,23 +21,29 @@ type Outputs = Readonly<Record<string, unknown>>;
 const programFolders = ["src", "components", "nixos", "tools/plugins"];
 
 /**
- * Notes a deployment that succeeded. Does nothing in a backend of the person's own, whose state others may change.
+ * Notes a deployment that succeeded without a warning: what was warned of, such as a builder that was left out, has its cause outside of
+ * all that is looked at here, and may be mended. Does nothing in a backend of the person's own, whose state others may change.
  *
  * @param outputs Of the stack.
  */
 export function rememberDeployment(env: NodeJS.ProcessEnv, stack: string, outputs: Outputs): void {
   const fingerprint = fingerprintOf(env, stack);
   if (fingerprint === undefined || !existsSync(stackFolder(stack))) return;
-  writeFileSync(recordPath(stack), JSON.stringify({ fingerprint, outputs }), { mode: 0o600 });
+  const draft = `${recordPath(stack)}.${String(process.pid)}`;
+  writeFileSync(draft, JSON.stringify({ fingerprint, outputs }), { mode: 0o600 });
+  renameSync(draft, recordPath(stack));
 }
 
 /** The outputs of the last deployment, if nothing has changed since and everything runs; `undefined`: deploy. */
 export function unchangedDeployment(env: NodeJS.ProcessEnv, stack: string): Outputs | undefined {
-  if (!existsSync(recordPath(stack))) return undefined;
-  const record = JSON.parse(readFileSync(recordPath(stack), "utf8")) as { fingerprint: string; outputs: Outputs };
-  return record.fingerprint === fingerprintOf(env, stack) && everythingRuns(stack, record.outputs)
-    ? record.outputs
-    : undefined;
+  try {
+    const record = JSON.parse(readFileSync(recordPath(stack), "utf8")) as { fingerprint: string; outputs: Outputs };
+    return record.fingerprint === fingerprintOf(env, stack) && everythingRuns(stack, record.outputs)
+      ? record.outputs
+      : undefined;
+  } catch {
+    return undefined; // A record or a builder's file that is missing or torn: a deployment mends it, or says what is wrong.
+  }
 }
 
 function everythingRuns(stack: string, { builders }: Outputs): boolean {

@@ -6,11 +6,7 @@ import { execFileSync } from "node:child_process";
 import { kernelArch, type System } from "../nix/system.ts";
 import type { LocalTools } from "./files.ts";
 
-/**
- * The oldest Nix that works.
- *
- * 2.8 is the oldest that was tried (Debian 12 has it); building over `ssh-ng://` came with 2.4.
- */
+/** The oldest Nix that is taken, because it is the oldest that was tried (Debian 12 has it); `ssh-ng://` builds since 2.4. */
 export const oldestNix = "2.8";
 
 /** Something on this machine is missing or too old; the message says what, why, and what supplies it. */
@@ -47,7 +43,7 @@ export function findLocalTools(system: System): LocalTools {
 /**
  * Refuses a Nix that is too old.
  *
- * @throws MissingTool naming the version found and the oldest that works.
+ * @throws MissingTool naming the version found and the oldest that is taken.
  */
 export function checkNixVersion(nixDaemon: string): void {
   // Not nix-store: even for its version it makes /nix/var, or fails where it may not.
@@ -58,8 +54,7 @@ export function checkNixVersion(nixDaemon: string): void {
   const minor = Number(version?.[2]);
   if (major > oldestMajor || (major === oldestMajor && minor >= oldestMinor)) return;
   throw new MissingTool(
-    `${nixDaemon} is ${output.trim()}, which is too old: ${oldestNix} is the oldest that works, ` +
-      "because older ones can't build reliably over ssh-ng; install a newer Nix",
+    `${nixDaemon} is ${output.trim()}, which is too old: ${oldestNix} is the oldest that was tried; install a newer Nix`,
   );
 }
 

@@ -1,20 +1,44 @@
 /** `npm start`, and which stack it, `npm run pulumi` and `npx fleet` take: in a checkout of its own. */
 import { spawn, type ChildProcess } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { hostname, tmpdir } from "node:os";
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
+import { createInterface } from "node:readline";
 import { execa } from "execa";
 import { stringify } from "yaml";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { emulation } from "../../src/local/emulation.ts";
 import { runningSshd } from "../../src/local/processes.ts";
-import { setUp } from "../../tools/setup/index.ts";
+import { kernelArch, type System } from "../../src/nix/system.ts";
+import { cacheDirectory } from "../../tools/launch.mjs";
+import type { Emulation } from "../../tools/setup/emulation.ts";
+import { setUp, type Toolchain } from "../../tools/setup/index.ts";
 import { cleanEnvironment, copyOfCheckout } from "../support/checkoutCopy.ts";
 import { system } from "../support/localFleet.ts";
+
+/** Why no builder of this system can be left out here and then had; `undefined`: one can. */
+function noLeftOutBuilder(foreign: System, { qemu }: Emulation): string | undefined {
+  if (process.getuid?.() !== 0) return "only root may register an emulation";
+  if (qemu === undefined) return "no emulator can be had on this machine";
+  const installed = ["/usr/bin", "/usr/libexec/qemu-binfmt"].some((place) => qemu.startsWith(`${place}/`));
+  if (installed || emulation("start-test", foreign) !== "none") return `this machine runs ${foreign} by itself`;
+  return undefined;
+}
 
 describe("npm start", () => {
   const folder = mkdtempSync(join(tmpdir(), "fleet-start-"));
   const checkout = copyOfCheckout(join(folder, "checkout"));
   const state = join(checkout, ".fleet", "state");
+  let toolchain: Toolchain;
   let env: NodeJS.ProcessEnv;
   let first: Ended;
 
@@ -43,7 +67,8 @@ describe("npm start", () => {
 
   beforeAll(async () => {
     // The plugins and logins of whoever runs the tests are their own.
-    env = { ...cleanEnvironment((await setUp()).env), PULUMI_HOME: join(folder, "pulumi") };
+    toolchain = await setUp();
+    env = { ...cleanEnvironment(toolchain.env), PULUMI_HOME: join(folder, "pulumi") };
     writeFileSync(
       join(checkout, "Pulumi.dev.yaml"),
       stringify({ config: { "nix-builder-fleet:builders": [{ name: "here", provider: "local", system }] } }),
@@ -97,6 +122,56 @@ describe("npm start", () => {
     expect((await start()).output).toContain("nothing to do");
   });
 
+  it("deploys again when its record is torn, or a file of a builder is missing", async () => {
+    const record = join(checkout, ".fleet/stacks/dev/deployed.json");
+    for (const torn of ["", readFileSync(record, "utf8").slice(0, 100)]) {
+      writeFileSync(record, torn);
+      const { exitCode, output } = await start();
+      expect(exitCode, output).toBe(0);
+      expect(output).toContain("Deploying stack dev");
+    }
+    expect((await start()).output).toContain("nothing to do");
+    const settings = join(checkout, ".fleet/stacks/dev/machines/here/nix.conf");
+    renameSync(settings, `${settings}.away`);
+    const { output } = await start();
+    renameSync(`${settings}.away`, settings);
+    expect(output).toContain("Deploying stack dev");
+    expect(output).not.toMatch(/^ +at /m);
+  });
+
+  it("says again what it warned of, and goes on when that is mended", async ({ skip }) => {
+    const foreign: System = system === "x86_64-linux" ? "aarch64-linux" : "x86_64-linux";
+    const reason = noLeftOutBuilder(foreign, toolchain.emulation);
+    skip(reason !== undefined, reason);
+    const configuration = join(checkout, "Pulumi.dev.yaml");
+    const before = readFileSync(configuration, "utf8");
+    const builders = [system, foreign].map((its) => ({
+      name: its === system ? "here" : "emulated",
+      provider: "local",
+      system: its,
+    }));
+    writeFileSync(configuration, stringify({ config: { "nix-builder-fleet:builders": builders } }));
+    // A machine without the emulator, where apt has none either.
+    const bare = join(folder, "bare");
+    const shell = `busybox-${kernelArch(system)}`;
+    mkdirSync(join(bare, "nix-builder-fleet", "bin"), { recursive: true });
+    symlinkSync(join(cacheDirectory(), "bin", shell), join(bare, "nix-builder-fleet", "bin", shell));
+    writeFileSync(join(bare, "apt-get"), "#!/bin/sh\nexit 100\n", { mode: 0o755 });
+    const path = (env["PATH"] ?? "").split(delimiter).filter((entry) => entry !== join(cacheDirectory(), "bin"));
+    const without = { XDG_CACHE_HOME: bare, PATH: [bare, ...path].join(delimiter) };
+    for (let time = 0; time < 2; time++) {
+      const { exitCode, output } = await start([], without);
+      expect(exitCode, output).toBe(0);
+      expect(output).toContain(`warning: builder 'emulated' (${foreign}) is left out`);
+      expect(output).not.toContain("nothing to do");
+    }
+    const mended = await start();
+    expect(mended.exitCode, mended.output).toBe(0);
+    expect(mended.output).toMatch(new RegExp(`^emulated +${foreign} +127\\.`, "m"));
+    expect((await start()).output).toContain("nothing to do");
+    writeFileSync(configuration, before);
+  });
+
   it("waits for nobody, but says who is deploying", async () => {
     const other: ChildProcess = spawn(process.execPath, ["-e", "process.stdin.resume()", "pulumi"]);
     await new Promise((resolve) => other.once("spawn", resolve));
@@ -145,6 +220,39 @@ describe("npm start", () => {
     expect(output).toContain("The fleet is not up");
     expect(exitCode).not.toBe(0);
     expect((await fleet("status")).output).toContain("stack 'second' has no fleet");
+  });
+
+  it("is cancelled by a Ctrl-C: the CLI ends in good order, and the next one goes on", async () => {
+    const builders = ["here", "there"].map((name) => ({ name, provider: "local", system }));
+    writeFileSync(join(checkout, "Pulumi.dev.yaml"), stringify({ config: { "nix-builder-fleet:builders": builders } }));
+    const started = execa(process.execPath, [join(checkout, "tools/run.mjs"), "start", "--stack", "dev"], {
+      cwd: checkout,
+      env,
+      extendEnv: false,
+      all: true,
+      reject: false,
+      stdin: "ignore",
+      detached: true,
+      timeout: 120_000,
+    });
+    let interrupted = false;
+    for await (const line of createInterface({ input: started.all })) {
+      if (interrupted || !line.includes("there-host-key: key pair made")) continue;
+      interrupted = true;
+      process.kill(-(started.pid ?? NaN), "SIGINT"); // as a terminal does: to all of the process group
+    }
+    const { exitCode, all: output } = await started;
+    expect(exitCode, output).toBeGreaterThan(0);
+    expect(output).toContain("cancelling: waiting for what is under way to end");
+    expect(output).toContain("Cancelled, the fleet is not up: `npm start");
+    const { checkpoint } = JSON.parse(
+      readFileSync(join(state, ".pulumi/stacks/nix-builder-fleet/dev.json"), "utf8"),
+    ) as { checkpoint: { latest: { pending_operations?: unknown[] } } };
+    expect(checkpoint.latest.pending_operations ?? []).toEqual([]);
+    const again = await start(["--stack", "dev"]);
+    expect(again.exitCode, again.output).toBe(0);
+    expect(again.output).not.toContain("dropped the lock of an earlier run");
+    expect(again.output).toMatch(/^there +\S+-linux +127\.\S+ +in \d+\.\d s$/m);
   });
 
   it("names the stack in what to try next where a plain call would take the selected one", async () => {

@@ -15,10 +15,9 @@ import {
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { pluginUnderTest } from "./pluginUnderTest.ts";
+import { pluginSetsUnderTest } from "./pluginUnderTest.ts";
 import { SshServer, noSshServer } from "./sshServer.ts";
 
-const tested = [pluginUnderTest("command"), pluginUnderTest("tls")];
 const needed = ["pulumi", "pulumi-language-nodejs"];
 const missing =
   noSshServer() ??
@@ -57,7 +56,7 @@ exports.privateKey = key.privateKeyOpenssh;
 exports.remote = remote.stdout;
 `;
 
-describe.skipIf(missing !== undefined)(`a stack with ${tested.map(({ title }) => title).join(" and ")}`, () => {
+describe.skipIf(missing !== undefined).each(pluginSetsUnderTest())("a stack with the $title", ({ tested }) => {
   const PASSPHRASE = "test";
   let dir: string;
   let server: SshServer;
@@ -68,14 +67,13 @@ describe.skipIf(missing !== undefined)(`a stack with ${tested.map(({ title }) =>
     dir = mkdtempSync(join(tmpdir(), "fleet-engine-"));
     server = await SshServer.start("127.22.0.1");
     for (const name of ["bin", "state", "home", "program"]) mkdirSync(join(dir, name));
-    ["command", "tls"].forEach((name, index) => {
-      const { program, args } = tested[index] ?? { program: "false", args: [] };
+    for (const [name, { program, args }] of Object.entries(tested)) {
       writeFileSync(
         join(dir, "bin", `pulumi-resource-${name}`),
         `#!/bin/sh\nexec ${[program, ...args].join(" ")} "$@"\n`,
       );
       chmodSync(join(dir, "bin", `pulumi-resource-${name}`), 0o755);
-    });
+    }
     const program = join(dir, "program");
     writeFileSync(
       join(program, "Pulumi.yaml"),
@@ -209,7 +207,9 @@ describe.skipIf(missing !== undefined)(`a stack with ${tested.map(({ title }) =>
           const environment = readFileSync(`/proc/${pid}/environ`, "utf8");
           const command = readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
           const ours = environment.includes(`PULUMI_HOME=${join(dir, "home")}`);
-          return ours && tested.some(({ program, args }) => command.includes(args[0] ?? program)) ? [command] : [];
+          return ours && Object.values(tested).some(({ program, args }) => command.includes(args[0] ?? program))
+            ? [command]
+            : [];
         } catch {
           return [];
         }

@@ -4,12 +4,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { UNKNOWN, asAsset, isObject, isSecret } from "../../tools/plugins/propertyValue.ts";
-import { RunningPlugin, asSecret, pluginUnderTest } from "./pluginUnderTest.ts";
+import { RunningPlugin, asSecret, pluginsUnderTest } from "./pluginUnderTest.ts";
 
 const TYPE = "command:local:Command";
-const tested = pluginUnderTest("command");
 
-describe(`local.Command of ${tested.title}`, () => {
+describe.each(pluginsUnderTest("command"))("local.Command of $title", (tested) => {
   let plugin: RunningPlugin;
   let dir: string;
 

@@ -1,11 +1,12 @@
 /**
- * Drives a plugin over gRPC as the engine does. Which one: the executable that FLEET_PLUGIN_COMMAND or FLEET_PLUGIN_TLS
- * names, else `pulumi-resource-NAME` of the PATH, else the substitute of this checkout.
+ * Drives a plugin over gRPC as the engine does. Which ones: the substitute of this checkout, and the genuine plugin where there is one: the
+ * executable that FLEET_PLUGIN_COMMAND or FLEET_PLUGIN_TLS names, else `pulumi-resource-NAME` of the PATH, else the one that the
+ * CLI has installed.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { accessSync, constants, readFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { readFileSync } from "node:fs";
+import { delimiter, join, resolve } from "node:path";
 import * as grpc from "@grpc/grpc-js";
 import structProto from "google-protobuf/google/protobuf/struct_pb.js";
 import emptyProto from "google-protobuf/google/protobuf/empty_pb.js";
@@ -14,23 +15,66 @@ import type { LogRequest } from "@pulumi/pulumi/proto/engine_pb.js";
 import providerServices from "@pulumi/pulumi/proto/provider_grpc_pb.js";
 import providerProto from "@pulumi/pulumi/proto/provider_pb.js";
 import { type Properties, type Property, secret } from "../../tools/plugins/propertyValue.ts";
+import { isProgram } from "../../tools/setup/host.ts";
+import { pluginDirectory } from "../../tools/setup/plugins.ts";
 
 const CHECKOUT = resolve(import.meta.dirname, "../..");
 
 /** How to start the plugin, and what to call it in the titles of tests. */
 export interface PluginUnderTest {
+  kind: "genuine" | "substitute";
   title: string;
   program: string;
   args: string[];
 }
 
-export function pluginUnderTest(name: "command" | "tls"): PluginUnderTest {
-  const substitute = join(CHECKOUT, "tools/plugins", name, "main.ts");
-  const executable = process.env[`FLEET_PLUGIN_${name.toUpperCase()}`] ?? onPath(`pulumi-resource-${name}`);
-  if (executable === undefined || isLauncherOf(executable, substitute)) {
-    return { title: `the substitute of ${name}`, program: process.execPath, args: [substitute] };
-  }
-  return { title: `${name} at ${executable}`, program: executable, args: [] };
+type Name = "command" | "tls";
+
+/** The plugins that a test is to be run with; prints which. */
+export function pluginsUnderTest(name: Name): PluginUnderTest[] {
+  const genuine = genuinePlugin(name);
+  console.log(
+    `tested: the substitute of ${name}, ${genuine === undefined ? "no genuine one is here" : genuine.program}`,
+  );
+  return [...(genuine === undefined ? [] : [genuine]), substituteOf(name)];
+}
+
+/** Both plugins for a whole stack: the genuine ones if both are here, and the substitutes. */
+export function pluginSetsUnderTest(): { title: string; tested: Record<Name, PluginUnderTest> }[] {
+  const [[command], [tls]] = [pluginsUnderTest("command"), pluginsUnderTest("tls")];
+  const substitutes = { title: "substitutes", tested: { command: substituteOf("command"), tls: substituteOf("tls") } };
+  if (command?.kind !== "genuine" || tls?.kind !== "genuine") return [substitutes];
+  return [{ title: "genuine plugins", tested: { command, tls } }, substitutes];
+}
+
+function substituteOf(name: Name): PluginUnderTest {
+  const args = [substitutePath(name)];
+  return { kind: "substitute", title: `the substitute of ${name}`, program: process.execPath, args };
+}
+
+function genuinePlugin(name: Name): PluginUnderTest | undefined {
+  const program = `pulumi-resource-${name}`;
+  const folders = [
+    ...(process.env["PATH"] ?? "").split(delimiter),
+    join(pluginDirectory(), `resource-${name}-v${version(name)}`),
+  ];
+  const found =
+    process.env[`FLEET_PLUGIN_${name.toUpperCase()}`] ??
+    folders
+      .map((folder) => join(folder, program))
+      // The launcher that set-up writes starts the substitute.
+      .find((file) => isProgram(file) && !readFileSync(file).includes(substitutePath(name)));
+  return found === undefined ? undefined : { kind: "genuine", title: `the genuine ${name}`, program: found, args: [] };
+}
+
+function substitutePath(name: Name): string {
+  return join(CHECKOUT, "tools/plugins", name, "main.ts");
+}
+
+/** That of the npm package, which is the one that set-up installs. */
+function version(name: Name): string {
+  const text = readFileSync(join(CHECKOUT, "node_modules/@pulumi", name, "package.json"), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
 }
 
 /** What a resource's life cycle needs, with plain JavaScript values in the form of the wire. */
@@ -218,23 +262,6 @@ type Method =
   "configure" | "getPluginInfo" | "check" | "diff" | "create" | "update" | "read" | "delete" | "invoke" | "cancel";
 type Proto = typeof providerProto;
 type Message<Name extends keyof Proto> = Proto[Name] extends new () => infer T ? T : never;
-
-function onPath(name: string): string | undefined {
-  const candidates = (process.env["PATH"] ?? "").split(":").map((dir) => join(dir, name));
-  return candidates.find((file) => {
-    try {
-      accessSync(file, constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
-}
-
-/** The launcher that set-up writes starts the substitute, perhaps by another Node: then the tests start it themselves. */
-function isLauncherOf(executable: string, substitute: string): boolean {
-  return readFileSync(executable).includes(substitute);
-}
 
 function logged(request: LogRequest): RunningPlugin["log"][number] {
   return {

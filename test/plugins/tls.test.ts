@@ -6,16 +6,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Properties, UNKNOWN, isSecret, plainObject } from "../../tools/plugins/propertyValue.ts";
-import { RunningPlugin, pluginUnderTest } from "./pluginUnderTest.ts";
+import { RunningPlugin, pluginsUnderTest } from "./pluginUnderTest.ts";
 import { SshServer, noSshServer } from "./sshServer.ts";
 
 const TYPE = "tls:index/privateKey:PrivateKey";
 const SECRETS = ["privateKeyOpenssh", "privateKeyPem", "privateKeyPemPkcs8"];
-const tested = pluginUnderTest("tls");
 const missing = noSshServer();
 if (missing !== undefined) console.warn(`Keys are not tried against a server: ${missing}`);
 
-describe(`tls.PrivateKey of ${tested.title}`, () => {
+describe.each(pluginsUnderTest("tls"))("tls.PrivateKey of $title", (tested) => {
   let plugin: RunningPlugin;
   let dir: string;
 

@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import {
   chmodSync,
   existsSync,
@@ -12,16 +12,18 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import {
   atLeast,
   checkout,
   dropLock,
   fetchedNode,
   findNode,
+  oldestNode,
   packagesInstalled,
   withLock,
 } from "../../tools/launch.mjs";
+import { findOldNode } from "../support/oldNode.ts";
 
 let directory: string;
 beforeEach(() => {
@@ -80,11 +82,8 @@ describe("the Node that runs the project", () => {
     expect(await findNode(old, { PATH: path, XDG_CACHE_HOME: directory })).toBe(join(root, "node"));
   });
 
-  it("is fetched in a version that package.json allows", () => {
-    const { engines } = JSON.parse(readFileSync(join(checkout, "package.json"), "utf8")) as {
-      engines: { node: string };
-    };
-    expect(atLeast(fetchedNode.version, engines.node)).toBe(true);
+  it("is fetched in a version that is new enough", () => {
+    expect(atLeast(fetchedNode.version, oldestNode)).toBe(true);
   });
 });
 
@@ -182,6 +181,12 @@ describe("the lock", () => {
 });
 
 describe("node tools/run.mjs", () => {
+  interface RunOptions {
+    readonly signal?: { when: string; name: NodeJS.Signals };
+    readonly node?: string | undefined;
+    readonly env?: NodeJS.ProcessEnv;
+  }
+
   /** Runs a script of the checkout's own launcher below another root. */
   function sandbox(script: string): string {
     mkdirSync(join(directory, "tools"));
@@ -193,8 +198,12 @@ describe("node tools/run.mjs", () => {
     return join(directory, "tools", "run.mjs");
   }
 
-  async function run(path: string, args: string[], signal?: { when: string; name: NodeJS.Signals }) {
-    const child = spawn(process.execPath, [path, ...args], { stdio: ["ignore", "pipe", "pipe"], timeout: 15_000 });
+  async function run(
+    path: string,
+    args: string[],
+    { signal, node = process.execPath, env = process.env }: RunOptions = {},
+  ) {
+    const child = spawn(node, [path, ...args], { stdio: ["ignore", "pipe", "pipe"], timeout: 15_000, env });
     let [stdout, stderr] = ["", ""];
     child.stdout.on("data", (chunk: Buffer) => {
       stdout += String(chunk);
@@ -218,7 +227,7 @@ describe("node tools/run.mjs", () => {
       'process.on("SIGINT", () => { console.log("cleaned up"); process.exit(130); });' +
         'setInterval(() => {}, 1000); console.log("ready");',
     );
-    const result = await run(path, ["pulumi"], { when: "ready", name: "SIGINT" });
+    const result = await run(path, ["pulumi"], { signal: { when: "ready", name: "SIGINT" } });
     expect(result).toMatchObject({ code: 130, stdout: "ready\ncleaned up\n" });
   });
 
@@ -231,6 +240,74 @@ describe("node tools/run.mjs", () => {
     expect(await run(path, ["toString"])).toMatchObject({
       code: 2,
       stderr: expect.stringContaining('There is no task "toString"') as string,
+    });
+  });
+
+  describe("under Node 12", () => {
+    let old: Awaited<ReturnType<typeof findOldNode>>;
+    beforeAll(async () => {
+      old = await findOldNode();
+    });
+
+    /** An npm that "fetches" this Node, and writes the lock file as npm 6 or as later ones do. */
+    function fakeNpm(form: "old" | "new", integrity?: string): NodeJS.ProcessEnv {
+      const { name = "", integrity: expected = "" } = fetchedNode.packages[`${process.platform}-${process.arch}`] ?? {};
+      const packages = { [name]: { integrity: integrity ?? expected }, npm: fetchedNode.npm };
+      const lock =
+        form === "old"
+          ? { dependencies: packages }
+          : {
+              packages: Object.fromEntries(
+                Object.entries(packages).map(([key, value]) => [`node_modules/${key}`, value]),
+              ),
+            };
+      const bin = join(directory, "bin");
+      mkdirSync(bin);
+      const script = [
+        "#!/bin/sh",
+        `/bin/mkdir -p node_modules/${name}/bin`,
+        `/bin/ln -s ${process.execPath} node_modules/${name}/bin/node`,
+        `/bin/echo '${JSON.stringify(lock)}' > package-lock.json`,
+      ];
+      writeFileSync(join(bin, "npm"), script.join("\n"), { mode: 0o755 });
+      return { PATH: bin, XDG_CACHE_HOME: directory };
+    }
+
+    it.for(["old", "new"] as const)(
+      "fetches a newer one, and runs the task by that (%s lock file)",
+      async (form, { skip }) => {
+        const { node, reason } = old;
+        skip(node === undefined, reason);
+        const path = sandbox("console.log(process.version, ...process.argv.slice(2))");
+        const result = await run(path, ["pulumi", "up"], { node, env: fakeNpm(form) });
+        expect(result).toMatchObject({ code: 0, stdout: `${process.version} up\n` });
+        expect(result.stderr).toContain(`fetching Node ${fetchedNode.version} from the npm registry (this one is v12.`);
+      },
+    );
+
+    it("refuses another one than expected, in one sentence, and keeps nothing of it", async ({ skip }) => {
+      const { node, reason } = old;
+      skip(node === undefined, reason);
+      const result = await run(sandbox(""), ["pulumi"], { node, env: fakeNpm("old", "sha512-other") });
+      expect(result.code).toBe(1);
+      expect(result.stderr).toMatch(/from the npm registry is not the expected one: sha512-other\.\n$/);
+      expect(result.stderr).not.toMatch(/^ +at /m);
+      expect(readdirSync(join(directory, "nix-builder-fleet"))).toEqual([]);
+    });
+
+    it("is one that package.json allows, so that npm warns of nothing", ({ skip }) => {
+      const { node, reason } = old;
+      skip(node === undefined, reason);
+      const { engines } = JSON.parse(readFileSync(join(checkout, "package.json"), "utf8")) as {
+        engines: { node: string };
+      };
+      expect(atLeast(execFileSync(node ?? "", ["--version"], { encoding: "utf8" }), engines.node)).toBe(true);
+    });
+
+    it("lists the tasks", async ({ skip }) => {
+      const { node, reason } = old;
+      skip(node === undefined, reason);
+      expect(await run(sandbox(""), ["--help"], { node })).toMatchObject({ code: 0, stderr: "" });
     });
   });
 });

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { checkout } from "../../tools/launch.mjs";
-import { foreignSources } from "../../tools/setup/apt.ts";
+import { foreignSources, withoutServiceStarts } from "../../tools/setup/apt.ts";
 import { cached } from "../../tools/setup/cache.ts";
 import { run } from "../../tools/setup/commands.ts";
 import { findProgram, type Host, isStaticallyLinked } from "../../tools/setup/host.ts";
@@ -89,6 +89,40 @@ describe("a program on this machine", () => {
     elf.writeUInt32LE(3, 64);
     writeFileSync(join(directory, "dynamic"), elf);
     expect(isStaticallyLinked(join(directory, "dynamic"))).toBe(false);
+  });
+});
+
+describe("services, while apt installs packages,", () => {
+  const policy = () => join(directory, "policy-rc.d");
+  const text = () => (existsSync(policy()) ? readFileSync(policy(), "utf8") : "nothing");
+  /** What is there during the work. */
+  async function during(): Promise<string> {
+    let seen = "";
+    await withoutServiceStarts(() => {
+      seen = text();
+      return Promise.resolve();
+    }, policy());
+    return seen;
+  }
+
+  it("are not started, and nothing is left of that", async () => {
+    expect(await during()).toContain("exit 101");
+    expect(text()).toBe("nothing");
+    await expect(withoutServiceStarts(() => Promise.reject(new Error("no")), policy())).rejects.toThrow("no");
+    expect(text()).toBe("nothing");
+  });
+
+  it("are started again after a run that was killed: what it left is known as ours, and goes", async () => {
+    const left = await during();
+    writeFileSync(policy(), left);
+    expect(await during()).toBe(left);
+    expect(text()).toBe("nothing");
+  });
+
+  it("stay as somebody else has decided", async () => {
+    writeFileSync(policy(), "#!/bin/sh\nexit 0\n");
+    expect(await during()).toBe("#!/bin/sh\nexit 0\n");
+    expect(text()).toBe("#!/bin/sh\nexit 0\n");
   });
 });
 

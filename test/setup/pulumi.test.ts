@@ -138,17 +138,26 @@ describe("the stack", () => {
   it("that isn't there and has no configuration ends in the command that makes it, and the stacks that there are", () => {
     const stacks = join(directory, ".fleet", "state", ".pulumi", "stacks", "nix-builder-fleet");
     mkdirSync(stacks, { recursive: true });
-    for (const file of ["dev.json", "prod.json.gz", "dev.json.bak"]) writeFileSync(join(stacks, file), "{}");
+    for (const file of [
+      "dev.json",
+      "prod.json.gz",
+      "prod.eu.json",
+      "dev.json.bak",
+      "dev.json.attrs",
+      "old.json.gz.bak",
+    ])
+      writeFileSync(join(stacks, file), "{}");
     const require = (stack: string) => {
       requireStack({ ...environment({}), PULUMI_STACK: stack }, directory);
     };
     expect(() => {
       require("nope");
     }).toThrow(
-      `stack 'nope' does not exist in ${own()} (there are dev, prod); make it with ` +
+      `stack 'nope' does not exist in ${own()} (there are dev, prod.eu, prod); make it with ` +
         "`npm run pulumi -- stack init nope` and write Pulumi.nope.yaml",
     );
     require("prod");
+    require("prod.eu");
   });
 
   it.each([

@@ -1,7 +1,7 @@
 /** Debian's and Ubuntu's packages: installed as root, or only fetched and unpacked. */
-import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { LaunchError } from "../launch.mjs";
+import { cacheDirectory, LaunchError, withLock } from "../launch.mjs";
 import { run } from "./commands.ts";
 import type { Host } from "./host.ts";
 
@@ -23,25 +23,53 @@ export async function installPackages(packages: readonly string[]): Promise<void
   await withoutServiceStarts(work);
 }
 
-/** Debian's own switch for it: /usr/sbin/policy-rc.d says 101 ("action forbidden") while the packages are configured. */
-async function withoutServiceStarts(work: () => Promise<unknown>): Promise<void> {
-  const policy = "/usr/sbin/policy-rc.d";
-  if (existsSync(policy)) {
-    await work();
-    return;
-  }
-  const remove = () => {
-    rmSync(policy, { force: true });
+/**
+ * The version that apt would install, without Debian's epoch; `undefined` where it has none. Package lists that are absent
+ * (containers) are fetched by root.
+ */
+export async function candidateVersion(host: Host, name: string): Promise<string | undefined> {
+  if (host.distribution === "other") return undefined;
+  const ask = async () => {
+    const policy = await run("apt-cache", ["policy", name], { env: { ...process.env, LC_ALL: "C" } }).catch(() => "");
+    return /^ *Candidate: (?:\d+:)?(\d\S*)/m.exec(policy)?.[1];
   };
-  writeFileSync(policy, "#!/bin/sh\n# Made by nix-builder-fleet for the time of one apt-get install.\nexit 101\n");
-  chmodSync(policy, 0o755);
-  process.on("exit", remove);
-  try {
-    await work();
-  } finally {
-    remove();
-    process.off("exit", remove);
-  }
+  const known = await ask();
+  if (known !== undefined || !host.root) return known;
+  await run("apt-get", ["-q", "update"], { seconds: 600 }).catch(() => "");
+  return ask();
+}
+
+const policyText = "#!/bin/sh\n# Made by nix-builder-fleet for the time of one apt-get install.\nexit 101\n";
+
+/**
+ * Debian's own switch for it: /usr/sbin/policy-rc.d says 101 ("action forbidden") while the packages are configured. One that
+ * is there already stays, unless it is ours, from a run that was killed.
+ *
+ * @param policy the file. Default: Debian's.
+ */
+export async function withoutServiceStarts(
+  work: () => Promise<unknown>,
+  policy = "/usr/sbin/policy-rc.d",
+): Promise<void> {
+  // Another set-up at the same time must not take away what this one relies on.
+  await withLock(join(cacheDirectory(), "policy-rc.d.lock"), async () => {
+    if (existsSync(policy) && readFileSync(policy, "utf8") !== policyText) {
+      await work();
+      return;
+    }
+    const remove = () => {
+      rmSync(policy, { force: true });
+    };
+    writeFileSync(policy, policyText);
+    chmodSync(policy, 0o755);
+    process.on("exit", remove);
+    try {
+      await work();
+    } finally {
+      remove();
+      process.off("exit", remove);
+    }
+  });
 }
 
 /**

@@ -5,11 +5,12 @@ import { delimiter, dirname, join } from "node:path";
 import { cacheDirectory, checkout } from "../launch.mjs";
 import { cached } from "./cache.ts";
 import { run } from "./commands.ts";
-import { isReachable, publishedSha256 } from "./download.ts";
+import { publishedSha256, reachesPulumi } from "./download.ts";
 import { findGo } from "./go.ts";
 import { findProgram, isProgram, thisHost, type Host } from "./host.ts";
 import { pluginDirectory } from "./plugins.ts";
 import { step } from "./progress.ts";
+import { origins } from "./versions.ts";
 
 /** The plugins that the checkout holds a Go module for. */
 export const cloudPluginNames = ["hcloud", "aws"] as const;
@@ -53,8 +54,7 @@ async function findCloudPlugin(host: Host, name: CloudPluginName, env: NodeJS.Pr
   if (isProgram(installed) || findProgram(program) !== undefined) return undefined;
   const built = builtBefore(host, name);
   if (built !== undefined) return built;
-  const official = await Promise.all(["https://get.pulumi.com", "https://github.com"].map((url) => isReachable(url)));
-  if (official.every(Boolean)) {
+  if (await reachesPulumi()) {
     try {
       await step(`downloading the Pulumi plugin ${name} ${version}`, () => install(host, name, version, env));
       return undefined;
@@ -73,7 +73,7 @@ async function findCloudPlugin(host: Host, name: CloudPluginName, env: NodeJS.Pr
 
 async function install(host: Host, name: string, version: string, env: NodeJS.ProcessEnv): Promise<void> {
   const file = `pulumi-resource-${name}-v${version}-${host.platform.replace("x64", "amd64")}.tar.gz`;
-  const release = `https://github.com/pulumi/pulumi-${name}/releases/download/v${version}`;
+  const release = `${origins.github}/pulumi/pulumi-${name}/releases/download/v${version}`;
   const sha256 = await publishedSha256(`${release}/pulumi-${name}_${version}_checksums.txt`, file);
   const args = ["plugin", "install", "resource", name, `v${version}`, "--checksum", sha256];
   await run("pulumi", args, { env, seconds: 300 });

@@ -6,6 +6,7 @@ import { dirname } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { LaunchError } from "../launch.mjs";
+import { origins } from "./versions.ts";
 
 /**
  * Downloads `url` to the file `to`. The file appears only once it is complete and its SHA-256 is `sha256`.
@@ -55,6 +56,11 @@ export async function isReachable(url: string): Promise<boolean> {
     (response) => response.ok,
     () => false,
   );
+}
+
+/** Pulumi's archives are at get.pulumi.com, their checksums and the plugins on GitHub: both are needed. */
+export async function reachesPulumi(): Promise<boolean> {
+  return (await Promise.all([origins.pulumi, origins.github].map(isReachable))).every(Boolean);
 }
 
 async function get(url: string, milliseconds: number): Promise<Response> {

@@ -7,7 +7,7 @@ import { run, versionOf } from "./commands.ts";
 import { download, isReachable } from "./download.ts";
 import { findProgram, type Host } from "./host.ts";
 import { step } from "./progress.ts";
-import { go as pinned } from "./versions.ts";
+import { go as pinned, origins } from "./versions.ts";
 
 export interface Build {
   /** The folder below tools/setup/go whose go.mod and go.sum pin the versions and checksums of all that is built. */
@@ -84,7 +84,7 @@ async function fetchGo(host: Host, directory: string): Promise<void> {
         "please install it (https://go.dev/dl) or the Pulumi CLI (https://www.pulumi.com/docs/install).",
     );
   const file = `go${pinned.version}.${host.platform.replace("x64", "amd64")}.tar.gz`;
-  const url = `https://go.dev/dl/${file}`;
+  const url = `${origins.go}/dl/${file}`;
   if (await isReachable(url))
     await step(`downloading Go ${pinned.version} from go.dev`, async () => {
       await download(url, join(directory, file), archive);

@@ -2,7 +2,7 @@
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { cacheDirectory, checkout, fingerprint, LaunchError, withLock } from "../launch.mjs";
-import { isReachable } from "./download.ts";
+import { reachesPulumi } from "./download.ts";
 import { type Emulation, findEmulation } from "./emulation.ts";
 import { findProgram, isProgram, thisHost } from "./host.ts";
 import { findNix } from "./nix.ts";
@@ -75,12 +75,6 @@ async function findAll(): Promise<Found> {
   const pulumi = await findPulumi(host, official);
   const plugins = await findPlugins(host, join(pulumi, "pulumi"), official);
   return { pulumi, plugins, nix, ssh, emulation };
-}
-
-/** Archives are at get.pulumi.com, their checksums and the plugins on GitHub: both are needed. */
-async function reachesPulumi(): Promise<boolean> {
-  const origins = ["https://get.pulumi.com", "https://github.com"];
-  return (await Promise.all(origins.map(isReachable))).every(Boolean);
 }
 
 /** What belongs to this project comes first on PATH; the directories of the system's programs only where they are not on it. */

@@ -17,6 +17,7 @@ import { run } from "./commands.ts";
 import { publishedSha256 } from "./download.ts";
 import { findProgram, type Host, isProgram } from "./host.ts";
 import { say, step } from "./progress.ts";
+import { origins } from "./versions.ts";
 
 /** The plugins for which tools/plugins holds a substitute. */
 export const pluginNames = ["command", "tls"] as const;
@@ -115,7 +116,7 @@ async function findPlugin(host: Host, pulumi: string, official: () => Promise<bo
 
 async function install(host: Host, pulumi: string, name: string, version: string): Promise<void> {
   const file = `pulumi-resource-${name}-v${version}-${host.platform.replace("x64", "amd64")}.tar.gz`;
-  const release = `https://github.com/pulumi/pulumi-${name}/releases/download/v${version}`;
+  const release = `${origins.github}/pulumi/pulumi-${name}/releases/download/v${version}`;
   const sha256 = await publishedSha256(`${release}/pulumi-${name}_${version}_checksums.txt`, file);
   const args = ["plugin", "install", "resource", name, `v${version}`, "--checksum", sha256];
   await run(pulumi, args, { env: { ...process.env, PULUMI_SKIP_UPDATE_CHECK: "true" }, seconds: 300 });

@@ -8,7 +8,7 @@ import { download, publishedSha256 } from "./download.ts";
 import { build, findGo } from "./go.ts";
 import { findProgram, type Host, isProgram } from "./host.ts";
 import { say, step } from "./progress.ts";
-import { languageHost, pulumi as pinned } from "./versions.ts";
+import { languageHost, origins, pulumi as pinned } from "./versions.ts";
 
 /**
  * The directory that holds `pulumi` and `pulumi-language-nodejs`: that of the `pulumi` on PATH if it is new enough, else
@@ -43,9 +43,9 @@ export async function findPulumi(host: Host, official: () => Promise<boolean>): 
  */
 async function downloadRelease(host: Host, directory: string): Promise<void> {
   const file = `pulumi-v${pinned.version}-${host.platform}.tar.gz`;
-  const release = `https://github.com/pulumi/pulumi/releases/download/v${pinned.version}`;
+  const release = `${origins.github}/pulumi/pulumi/releases/download/v${pinned.version}`;
   const sha256 = await publishedSha256(`${release}/pulumi-${pinned.version}-checksums.txt`, file);
-  await download(`https://get.pulumi.com/releases/sdk/${file}`, join(directory, file), sha256);
+  await download(`${origins.pulumi}/releases/sdk/${file}`, join(directory, file), sha256);
   await run("tar", ["-xzf", file], { cwd: directory, seconds: 120 });
   await rm(join(directory, file));
   await flatten(directory);

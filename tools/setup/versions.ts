@@ -1,4 +1,10 @@
-/** Every version and checksum that set-up pins, except Node's own (tools/launch.mjs), which is needed before this can be read. */
+/**
+ * Every version and checksum that set-up pins, except Node's own (tools/launch.mjs), which is needed before this can be read, and
+ * the oldest Nix (src/local/tools.ts), which the program refuses as well.
+ */
+
+/** Where official downloads come from. */
+export const origins = { pulumi: "https://get.pulumi.com", github: "https://github.com", go: "https://go.dev" };
 
 /**
  * The Pulumi CLI. `minimum` is what is accepted from PATH: a year of releases before `version`. Older ones may well
@@ -24,6 +30,3 @@ export const go = {
     "linux-arm64": "af2a9813d3ffc1121e8c9858bad5354dc1c0df42352e0bd18c3172bc479910dc",
   } as Readonly<Record<string, string>>,
 };
-
-/** The oldest Nix that works as client and builder: the first with `nix-daemon --stdio --store` as the local machines use it. */
-export const nix = { minimum: "2.8" };
