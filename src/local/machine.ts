@@ -22,7 +22,7 @@ import { localMachineFiles, shellName, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
 import { dropGeneration, presentGeneration, writeGeneration } from "./generation.ts";
 import { formerPlace, isLeftAlone, placeHere, placeOf, writePlace, type Place } from "./place.ts";
-import { listenerOn, marksOfMachine, runningSshd, stopProcesses, stopSessions } from "./processes.ts";
+import { listenerOn, listensOn, marksOfMachine, runningSshd, stopProcesses, stopSessions } from "./processes.ts";
 import { systems } from "../nix/system.ts";
 import type { LocalMachine } from "./spec.ts";
 import { findLocalTools } from "./tools.ts";
@@ -57,9 +57,9 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   }
   // Only these two are read at start; authorized_keys, the forced command and nix.conf count from the next connection on.
   const after = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
-  const listens = listenerOn(dirname(directory), socketOf(machine)) === basename(directory);
-  if (before !== after || !listens) await stopProcesses(marksOfMachine(directory));
-  if (runningSshd(directory) === undefined) await startSshd(tools.sshd, machine);
+  const stands = before === after && listensOn(directory, socketOf(machine));
+  if (known && !stands) await stopProcesses(marksOfMachine(directory));
+  if (!known || !stands) await startSshd(tools.sshd, machine);
   // Keys are asked for when a connection begins; one that a key opened which counts no more would go on for as long as it is kept.
   const present = read(`${directory}/authorized_keys`).split("\n");
   if (keys.some((key) => !present.includes(key))) await stopSessions(directory);
@@ -125,21 +125,24 @@ async function endAll({ directory, owner }: Place): Promise<void> {
 export async function refuseTakenSocket(directory: string, { address, port }: Socket): Promise<void> {
   const problem = (reason: string): Error =>
     new Error(`builder '${basename(directory)}': ${address} port ${port} can't be listened on (${reason}`);
-  const listener = listenerOn(dirname(directory), socketOf({ address, port }));
-  if (listener === basename(directory)) return;
-  if (listener !== undefined) {
+  const socket = socketOf({ address, port });
+  if (listensOn(directory, socket)) return;
+  const server = createServer();
+  const error = await new Promise<NodeJS.ErrnoException | undefined>((resolve) => {
+    server.once("error", resolve);
+    server.listen({ host: address, port, exclusive: true }, () => {
+      resolve(undefined);
+    });
+  });
+  if (error === undefined) await new Promise((resolve) => server.close(resolve));
+  else {
+    const listener = listenerOn(dirname(directory), socket);
+    if (listener === basename(directory)) return;
+    if (listener === undefined) throw problem(`${portProblem(error.code)}); give it another port`);
     throw problem(
       `builder '${listener}' of this stack still does); give it another address, for good or for one deployment`,
     );
   }
-  const server = createServer();
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", (error: NodeJS.ErrnoException) => {
-      reject(problem(`${portProblem(error.code)}); give it another port`));
-    });
-    server.listen({ host: address, port, exclusive: true }, resolve);
-  });
-  await new Promise((resolve) => server.close(resolve));
 }
 
 function portProblem(code: string | undefined): string {

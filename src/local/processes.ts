@@ -5,7 +5,6 @@ import { setTimeout as delay } from "node:timers/promises";
 
 interface Process {
   readonly pid: number;
-  readonly parent: number;
   readonly command: string;
 }
 
@@ -19,6 +18,12 @@ export function runningSshd(directory: string): number | undefined {
   }
 }
 
+/** Whether the sshd of the builder in `directory` listens there. */
+export function listensOn(directory: string, socket: string): boolean {
+  const sshd = runningSshd(directory);
+  return sshd !== undefined && listenAddress(commandOf(sshd))?.socket === socket;
+}
+
 /**
  * The builder of a stack whose sshd listens there, whatever became of its folder; `undefined`: none does.
  *
@@ -28,10 +33,16 @@ export function runningSshd(directory: string): number | undefined {
  */
 export function listenerOn(machines: string, socket: string): string | undefined {
   for (const { pid, command } of processes()) {
-    const [, directory = "", its] = / -f (\S+)\/sshd_config -o ListenAddress=(\S+)/.exec(command) ?? [];
-    if (its === socket && dirname(directory) === machines && isOurs(pid)) return basename(directory);
+    const its = listenAddress(command);
+    if (its?.socket === socket && dirname(its.directory) === machines && isOurs(pid)) return basename(its.directory);
   }
   return undefined;
+}
+
+/** What the command line of a builder's sshd says: whose it is, and where it listens. */
+function listenAddress(command: string): { readonly directory: string; readonly socket: string } | undefined {
+  const [, directory, socket] = / -f (\S+)\/sshd_config -o ListenAddress=(\S+)/.exec(command) ?? [];
+  return directory === undefined || socket === undefined ? undefined : { directory, socket };
 }
 
 /**
@@ -65,7 +76,7 @@ export async function stopSessions(directory: string): Promise<void> {
   // Those of now: who connects from here on is held to the present keys.
   const sessions = new Set(
     processes()
-      .filter(({ parent }) => parent === sshd)
+      .filter(({ pid }) => parentOf(pid) === sshd)
       .map(({ pid }) => pid),
   );
   await stop((known) => processesOf(({ pid }) => sessions.has(pid), known));
@@ -94,32 +105,44 @@ async function stop(find: (known: ReadonlySet<number>) => Process[]): Promise<vo
 /** Processes that are meant or known by pid, and all that descend from them. */
 function processesOf(isMeant: (process: Process) => boolean, known: ReadonlySet<number>): Process[] {
   const all = processes();
+  const meant = all.filter((process) => isMeant(process) || known.has(process.pid));
+  // The rule at a first start, of which there may be many at once: then nobody's parent is asked for.
+  if (meant.length === 0) return [];
+  const children = Map.groupBy(all, ({ pid }) => parentOf(pid));
   const found = new Map<number, Process>();
   const add = (process: Process): void => {
     if (found.has(process.pid)) return;
     found.set(process.pid, process);
-    for (const child of all) if (child.parent === process.pid) add(child);
+    for (const child of children.get(process.pid) ?? []) add(child);
   };
-  for (const process of all) {
-    if (isMeant(process) || known.has(process.pid)) add(process);
-  }
+  for (const process of meant) add(process);
   return [...found.values()].filter(({ pid }) => pid !== globalThis.process.pid);
 }
 
+/** All but the kernel's own and those that have ended: they have no command line. */
 function processes(): Process[] {
   return readdirSync("/proc")
     .filter((entry) => /^\d+$/.test(entry))
     .flatMap((entry) => {
       try {
-        const stat = readFileSync(`/proc/${entry}/stat`, "utf8");
-        // The second field, the name in parentheses, may itself hold blanks and parentheses.
-        const [state, parent] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-        if (state === "Z") return [];
-        return [{ pid: Number(entry), parent: Number(parent), command: commandOf(Number(entry)) }];
+        const command = commandOf(Number(entry));
+        return command === "" ? [] : [{ pid: Number(entry), command }];
       } catch {
         return [];
       }
     });
+}
+
+/** `undefined` where it has ended meanwhile. */
+function parentOf(pid: number): number | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    // The second field, the name in parentheses, may itself hold blanks and parentheses.
+    const [, parent] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return Number(parent);
+  } catch {
+    return undefined;
+  }
 }
 
 /** Whether the process runs a program that builders and their clients run, for the user who runs this one. */
