@@ -132,7 +132,8 @@ export class RunningPlugin {
     this.#client.close();
     this.#engine.forceShutdown();
     if (this.#plugin.exitCode !== null || this.#plugin.signalCode !== null) return;
-    this.#plugin.kill();
+    // As the engine does.
+    this.#plugin.kill("SIGINT");
     await once(this.#plugin, "exit");
   }
 

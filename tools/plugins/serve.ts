@@ -96,6 +96,11 @@ export async function serve(plugin: Plugin, args: readonly string[]): Promise<vo
     });
   });
   endWithParent(stopping);
+  // How the engine ends a plugin. By itself Node would die of it, without keeping what it compiled for the next time.
+  process.once("SIGINT", () => {
+    stopping.abort(new Error("cancelled"));
+    process.exit();
+  });
   process.stdout.write(`${port}\n`);
 }
 
