@@ -1,7 +1,7 @@
 /**
- * Whether a deployment would find nothing to do, told without the engine: the program, its configuration and the state are those of the
- * last deployment that succeeded, and every builder runs. Only for fleets that are on this machine alone: what is elsewhere may have
- * changed unseen.
+ * Whether a deployment would find nothing to do, told without the engine: the program, its configuration, the state and the client's
+ * files are those of the last deployment that succeeded, and every builder runs. Only for fleets that are on this machine alone: what is
+ * elsewhere may have changed unseen.
  */
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
@@ -50,8 +50,6 @@ function everythingRuns(stack: string, { builders }: Outputs): boolean {
   const folder = stackFolder(stack);
   const machines = existsSync(`${folder}/machines`) ? readdirSync(`${folder}/machines`) : [];
   if (!Array.isArray(builders) || builders.length !== machines.length) return false;
-  const clientFiles = ["machines", "nix.conf", "ssh_config", "known_hosts", "id_ed25519"];
-  if (!clientFiles.every((name) => existsSync(`${folder}/client/${name}`))) return false;
   const owner = emulationOwner(stack, folder);
   return machines.every((name) => {
     const directory = `${folder}/machines/${name}`;
@@ -71,6 +69,10 @@ function fingerprintOf(env: NodeJS.ProcessEnv, stack: string): string | undefine
   hash.update(withoutSalt(readFileSync(configuration, "utf8"))).update(readFileSync(state));
   for (const file of ["Pulumi.yaml", "package-lock.json", ...programFolders.flatMap(filesBelow)]) {
     hash.update(`\0${file}\0`).update(readFileSync(join(checkout, file)));
+  }
+  for (const name of ["machines", "nix.conf", "ssh_config", "known_hosts", "id_ed25519"]) {
+    const file = join(stackFolder(stack), "client", name);
+    hash.update(`\0${name}\0`).update(existsSync(file) ? readFileSync(file) : "");
   }
   return hash.digest("hex");
 }

@@ -115,6 +115,8 @@ describe("npm start", () => {
     await deploys();
     rmSync(join(checkout, ".fleet/stacks/dev/client/known_hosts"));
     await deploys();
+    writeFileSync(join(checkout, ".fleet/stacks/dev/client/nix.conf"), "max-jobs = 1\n");
+    await deploys();
     process.kill(Number(readFileSync(join(checkout, ".fleet/stacks/dev/machines/here/sshd.pid"), "utf8")));
     await expect.poll(() => runningSshd(join(checkout, ".fleet/stacks/dev/machines/here"))).toBeUndefined();
     const revived = await start();
