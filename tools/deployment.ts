@@ -141,7 +141,9 @@ function stepName(metadata: StepMetadata | undefined): string | undefined {
   if (metadata === undefined || metadata.op === "same" || metadata.op === "read") return undefined;
   const [types = "", name = ""] = metadata.urn.split("::").slice(2);
   const type = types.split("$").at(-1) ?? "";
-  return type.startsWith("pulumi:") || type.startsWith("nix-builder-fleet:") || name === "workspace" ? undefined : name;
+  // The stack's folder is no news.
+  if (types.includes(":Workspace$")) return undefined;
+  return type.startsWith("pulumi:") || type.startsWith("nix-builder-fleet:") ? undefined : name;
 }
 
 /** What a resource is, after what it is a child of; without packages and modules. */

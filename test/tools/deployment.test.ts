@@ -35,6 +35,10 @@ describe("the progress of a deployment", () => {
 
   it.each([
     ["what stays", step("same", `${fleet}$command:local:Command`, "x86")],
+    [
+      "the stack's folder",
+      step("create", `${fleet}$nix-builder-fleet:index:Workspace$command:local:Command`, "workspace-place"),
+    ],
     ["components, which do nothing themselves", step("create", fleet, "dev")],
     ["the old half of a replacement", step("delete-replaced", `${fleet}$command:local:Command`, "x86")],
     ["debugging", { diagnosticEvent: { severity: "debug", message: "…" } }],
