@@ -34,6 +34,7 @@ export default defineConfig({
           // `npm run test:aws`: its plugin takes minutes to build where it can't be downloaded.
           name: "aws",
           include: ["test/engine/aws.test.ts"],
+          maxConcurrency: 3,
           testTimeout: 5 * 60_000,
           hookTimeout: 5 * 60_000,
           sequence: { groupOrder: 2 },

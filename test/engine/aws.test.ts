@@ -7,9 +7,10 @@ import {
   CreateSubnetCommand,
   CreateVpcCommand,
   DescribeRouteTablesCommand,
+  type EC2Client,
 } from "@aws-sdk/client-ec2";
 import { execa } from "execa";
-import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { ec2Client } from "../../src/aws/api.ts";
 import { findInstances, findTagged } from "../../src/aws/inventory.ts";
 import { tags } from "../../src/aws/tags.ts";
@@ -38,63 +39,96 @@ const without =
       ? { code, status: 500, message: "We have no capacity" }
       : undefined;
 
-describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", { timeout: 5 * 60_000 }, () => {
-  let ec2: EmulatedEc2;
-  let fleet: TestDeployment;
+/** What a test works with: an EC2 and a fleet of its own, gone when it ends. */
+interface Emulated {
+  readonly ec2: EmulatedEc2;
+  readonly fleet: TestDeployment;
+  readonly client: EC2Client;
+  readonly configuration: (builders?: unknown[], aws?: object) => Record<string, unknown>;
+  /** Everything of the fleet's that EC2 has. */
+  readonly inventory: () => ReturnType<typeof findTagged>;
+  readonly instances: () => ReturnType<typeof findInstances>;
+  /** Deploys, and returns what was said. */
+  readonly up: () => Promise<string>;
+  readonly failingUp: () => Promise<string>;
+  readonly outputs: () => Promise<{ readonly builders: BuildMachine[]; readonly verification: unknown }>;
+  /** Deploys, and kills the CLI at a line that it prints. */
+  readonly kill: (line: RegExp) => Promise<void>;
+}
 
+const it = test.extend<Emulated>({
+  // eslint-disable-next-line no-empty-pattern -- vitest reads which fixtures another one needs from its first parameter.
+  ec2: async ({}, use) => {
+    const ec2 = await EmulatedEc2.start();
+    await use(ec2);
+    await ec2.stop();
+  },
+  configuration: async ({ ec2 }, use) => {
+    await use((builders = [own], aws = {}) => ({
+      builders,
+      access: { allowedCidrs: ["127.0.0.0/8"] },
+      expires: "2026-12-31",
+      aws: { network: { ipRange: ec2.ipRange }, bootTimeout: 40, ...aws },
+      smokeTimeout: 30,
+    }));
+  },
+  client: async ({ ec2 }, use) => {
+    await use(ec2Client({ region: ec2.region, accessKey: "AKIATEST", secretKey: "test", endpoint: ec2.endpoint }));
+  },
+  /** However a test went, `destroy` leaves nothing that costs money or is in the way. */
+  fleet: async ({ ec2, client, configuration, task }, use) => {
+    const fleet = await TestDeployment.create(configuration(), ec2.env, ["aws"]);
+    await use(fleet);
+    if (task.result?.state === "fail") for (const id of ec2.running) console.log(ec2.log(id));
+    ec2.faults.length = 0;
+    await fleet.remove();
+    expect(await findTagged(client, { [tags.fleet]: fleet.stack })).toEqual([]);
+    expect(ec2.running).toEqual([]);
+  },
+  inventory: async ({ client, fleet }, use) => {
+    await use(() => findTagged(client, { [tags.fleet]: fleet.stack }));
+  },
+  instances: async ({ client }, use) => {
+    await use(() => findInstances(client, [{ Name: "instance-state-name", Values: ["pending", "running"] }]));
+  },
+  up: async ({ fleet }, use) => {
+    await use(async () => {
+      const { exitCode, output } = await fleet.up();
+      expect(exitCode, output).toBe(0);
+      return output;
+    });
+  },
+  failingUp: async ({ fleet }, use) => {
+    await use(async () => {
+      const { exitCode, output } = await fleet.up();
+      expect(exitCode, output).not.toBe(0);
+      return output;
+    });
+  },
+  outputs: async ({ fleet }, use) => {
+    await use(async () => (await fleet.outputs()) as { builders: BuildMachine[]; verification: unknown });
+  },
+  kill: async ({ fleet }, use) => {
+    await use(async (line) => {
+      const cli = fleet.start("up", "--yes", "--skip-preview");
+      for await (const text of createInterface({ input: cli.all })) if (line.test(text)) cli.kill("SIGKILL");
+      expect((await cli).signal).toBe("SIGKILL");
+      fleet.unlock();
+    });
+  },
+});
+
+const concurrent = { concurrent: true, timeout: 5 * 60_000 };
+
+// At the same time, as most of it is waiting: the provider looks every ten seconds what became of an instance.
+describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurrent, () => {
   beforeAll(async () => {
     // Builds the plugin where it can't be downloaded.
     await withCloudPlugins((await setUp()).env, ["aws"]);
     await findMoto();
   }, 45 * 60_000);
 
-  const configuration = (builders: unknown[] = [own], aws: object = {}) => ({
-    builders,
-    access: { allowedCidrs: ["127.0.0.0/8"] },
-    expires: "2026-12-31",
-    aws: { network: { ipRange: ec2.ipRange }, bootTimeout: 40, ...aws },
-    smokeTimeout: 30,
-  });
-
-  beforeEach(async () => {
-    ec2 = await EmulatedEc2.start();
-    fleet = await TestDeployment.create(configuration(), ec2.env, ["aws"]);
-  }, 60_000);
-  /** However a test went, `destroy` leaves nothing that costs money or is in the way. */
-  afterEach(async ({ task }) => {
-    if (task.result?.state === "fail") for (const id of ec2.running) console.log(ec2.log(id));
-    try {
-      ec2.faults.length = 0;
-      await fleet.remove();
-      expect(await inventory()).toEqual([]);
-      expect(ec2.running).toEqual([]);
-    } finally {
-      await ec2.stop();
-    }
-  });
-  const client = () =>
-    ec2Client({ region: ec2.region, accessKey: "AKIATEST", secretKey: "test", endpoint: ec2.endpoint });
-  const inventory = () => findTagged(client(), { [tags.fleet]: fleet.stack });
-  const up = async (): Promise<string> => {
-    const { exitCode, output } = await fleet.up();
-    expect(exitCode, output).toBe(0);
-    return output;
-  };
-  const failingUp = async (): Promise<string> => {
-    const { exitCode, output } = await fleet.up();
-    expect(exitCode, output).not.toBe(0);
-    return output;
-  };
-  const instances = () => findInstances(client(), [{ Name: "instance-state-name", Values: ["pending", "running"] }]);
-  const outputs = async () => (await fleet.outputs()) as { builders: BuildMachine[]; verification: unknown };
-  const kill = async (line: RegExp): Promise<void> => {
-    const cli = fleet.start("up", "--yes", "--skip-preview");
-    for await (const text of createInterface({ input: cli.all })) if (line.test(text)) cli.kill("SIGKILL");
-    expect((await cli).signal).toBe("SIGKILL");
-    fleet.unlock();
-  };
-
-  it("goes from nothing to verified, tagged, and from there to no change", async () => {
+  it("goes from nothing to verified, tagged, and from there to no change", async ({ ec2, inventory, up, outputs }) => {
     await up();
     expect((await outputs()).verification).toMatchObject({ own: { verified: true } });
     const kinds = (await inventory()).map(({ kind }) => kind);
@@ -105,7 +139,11 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", { timeou
     expect(ec2.running).toHaveLength(1);
   });
 
-  it("goes to the next candidate when AWS has no capacity, at once, and stays there", async () => {
+  it("goes to the next candidate when AWS has no capacity, at once, and stays there", async ({
+    ec2,
+    instances,
+    up,
+  }) => {
     ec2.faults.push(without(first));
     expect(await up()).toMatch(new RegExp(`${first} in subnet-\\S+ can't be had: AWS has no capacity left there`));
     expect(await instances()).toMatchObject([{ InstanceType: second }]);
@@ -115,7 +153,14 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", { timeou
     expect(await instances()).toMatchObject([{ InstanceType: second }]);
   });
 
-  it("makes a spot instance again that AWS has taken away, at the next up", async () => {
+  it("makes a spot instance again that AWS has taken away, at the next up", async ({
+    ec2,
+    fleet,
+    configuration,
+    instances,
+    up,
+    outputs,
+  }) => {
     fleet.configure(configuration([{ ...own, spot: true }]));
     await up();
     expect(await up()).toMatch(/unchanged/);
@@ -129,7 +174,12 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", { timeou
     expect((await outputs()).verification).toMatchObject({ own: { verified: true } });
   });
 
-  it("names every place with its reason when none can be had, for spot with the way out", async () => {
+  it("names every place with its reason when none can be had, for spot with the way out", async ({
+    ec2,
+    fleet,
+    configuration,
+    failingUp,
+  }) => {
     fleet.configure(configuration([{ ...own, spot: true }]));
     ec2.faults.push(without(first), without(second, "MaxSpotInstanceCountExceeded"));
     const output = await failingUp();
@@ -138,19 +188,28 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", { timeou
     expect(output).toMatch(new RegExp(`${second} \\(spot\\) in subnet-\\S+: the account's quota for spot`));
   });
 
-  it.each([
+  it.for([
     ["AuthFailure", /AWS refuses the credentials \(AuthFailure/],
     ["UnauthorizedOperation", /the credentials may not do this: .*docs\/aws\.md/],
-  ])("says in one sentence that it got %s, before anything is made", async (code, message) => {
-    ec2.faults.push(() => ({ code, message: "You are not allowed", status: 403 }));
-    const output = await failingUp();
-    expect(output).toMatch(message);
-    expect(output).not.toMatch(/\bat .*\.ts:\d+/);
-    ec2.faults.length = 0;
-    expect(await inventory()).toEqual([]);
-  });
+  ] as const)(
+    "says in one sentence that it got %s, before anything is made",
+    async ([code, message], { ec2, inventory, failingUp }) => {
+      ec2.faults.push(() => ({ code, message: "You are not allowed", status: 403 }));
+      const output = await failingUp();
+      expect(output).toMatch(message);
+      expect(output).not.toMatch(/\bat .*\.ts:\d+/);
+      ec2.faults.length = 0;
+      expect(await inventory()).toEqual([]);
+    },
+  );
 
-  it("says what AWS does not have: the release, the type, the subnet, a way out of it", async () => {
+  it("says what AWS does not have: the release, the type, the subnet, a way out of it", async ({
+    ec2,
+    fleet,
+    configuration,
+    client,
+    failingUp,
+  }) => {
     fleet.configure(configuration([own], { nixosRelease: "24.05" }));
     expect(await failingUp()).toMatch(
       /there is no image of NixOS 24\.05 for \S+ in eu-central-1; there are 25\.05, 25\.11/,
@@ -161,22 +220,31 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", { timeou
     );
     fleet.configure(configuration([own], { network: { subnetIds: ["subnet-00000000"] } }));
     expect(await failingUp()).toMatch(/aws\.network\.subnetIds: there is no subnet subnet-00000000 in eu-central-1/);
-    const { Vpc } = await client().send(new CreateVpcCommand({ CidrBlock: ec2.ipRange }));
-    const { Subnet } = await client().send(new CreateSubnetCommand({ VpcId: Vpc?.VpcId, CidrBlock: ec2.ipRange }));
+    const { Vpc } = await client.send(new CreateVpcCommand({ CidrBlock: ec2.ipRange }));
+    const { Subnet } = await client.send(new CreateSubnetCommand({ VpcId: Vpc?.VpcId, CidrBlock: ec2.ipRange }));
     fleet.configure(configuration([own], { network: { subnetIds: [Subnet?.SubnetId] } }));
     expect(await failingUp()).toMatch(/has no route to the internet, and a builder has to reach cache\.nixos\.org/);
   });
 
-  it("works by private addresses in a network that exists", async () => {
-    const { Vpc } = await client().send(new CreateVpcCommand({ CidrBlock: ec2.ipRange }));
-    const { Subnet } = await client().send(new CreateSubnetCommand({ VpcId: Vpc?.VpcId, CidrBlock: ec2.ipRange }));
-    const { InternetGateway } = await client().send(new CreateInternetGatewayCommand());
+  it("works by private addresses in a network that exists", async ({
+    ec2,
+    fleet,
+    configuration,
+    client,
+    inventory,
+    instances,
+    up,
+    outputs,
+  }) => {
+    const { Vpc } = await client.send(new CreateVpcCommand({ CidrBlock: ec2.ipRange }));
+    const { Subnet } = await client.send(new CreateSubnetCommand({ VpcId: Vpc?.VpcId, CidrBlock: ec2.ipRange }));
+    const { InternetGateway } = await client.send(new CreateInternetGatewayCommand());
     const gateway = { InternetGatewayId: InternetGateway?.InternetGatewayId };
-    await client().send(new AttachInternetGatewayCommand({ ...gateway, VpcId: Vpc?.VpcId }));
-    const { RouteTables: [table] = [] } = await client().send(
+    await client.send(new AttachInternetGatewayCommand({ ...gateway, VpcId: Vpc?.VpcId }));
+    const { RouteTables: [table] = [] } = await client.send(
       new DescribeRouteTablesCommand({ Filters: [{ Name: "vpc-id", Values: [Vpc?.VpcId ?? ""] }] }),
     );
-    await client().send(
+    await client.send(
       new CreateRouteCommand({
         RouteTableId: table?.RouteTableId,
         DestinationCidrBlock: "0.0.0.0/0",
@@ -191,19 +259,19 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", { timeou
     expect((await inventory()).map(({ kind }) => kind)).not.toContain("vpc");
   });
 
-  it("refuses an instance that answers with another host key", async () => {
+  it("refuses an instance that answers with another host key", async ({ ec2, failingUp }) => {
     ec2.bootFault = "another host key";
     expect(await failingUp()).toMatch(/is refused: it presents another host key than the pinned one/);
   });
 
-  it("says why NixOS could not be rebuilt, with the end of the instance's log", async () => {
+  it("says why NixOS could not be rebuilt, with the end of the instance's log", async ({ ec2, failingUp }) => {
     ec2.bootFault = "nixos-rebuild fails";
     const output = await failingUp();
     expect(output).toMatch(/could not be made of NixOS: nixos-rebuild ended with an error/);
     expect(output).toContain("error: attribute 'broken' missing");
   });
 
-  it("shows the console of an instance that can't be reached", async () => {
+  it("shows the console of an instance that can't be reached", async ({ ec2, fleet, configuration, failingUp }) => {
     ec2.bootFault = "never opens SSH";
     fleet.configure(configuration([own], { bootTimeout: 5 }));
     const output = await failingUp();
@@ -211,18 +279,21 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", { timeou
     expect(output).toMatch(/The end of its console output:\s+nix-builder-fleet: writing the builder's configuration/);
   });
 
-  it.each([
+  it.for([
     ["while places are held", /own-placement creat/],
     ["right before its instance is there", /ec2:Instance own creat/],
     ["while NixOS is rebuilt", /own-nixos creat/],
-  ])("killed %s, goes on at the next up and leaves nothing behind", async (_, line) => {
-    await kill(line);
-    await up();
-    expect((await outputs()).verification).toMatchObject({ own: { verified: true } });
-    expect(await instances()).toHaveLength(1);
-  });
+  ] as const)(
+    "killed %s, goes on at the next up and leaves nothing behind",
+    async ([, line], { instances, up, outputs, kill }) => {
+      await kill(line);
+      await up();
+      expect((await outputs()).verification).toMatchObject({ own: { verified: true } });
+      expect(await instances()).toHaveLength(1);
+    },
+  );
 
-  it("lets `fleet verify-gone` prove what is left, and that nothing is", async () => {
+  it("lets `fleet verify-gone` prove what is left, and that nothing is", async ({ ec2, fleet, up }) => {
     await up();
     const verify = () =>
       execa(process.execPath, [resolve("src/cli/main.ts"), "--stack", fleet.stack, "verify-gone"], {
