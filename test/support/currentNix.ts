@@ -19,19 +19,21 @@ export function findCurrentNix(): CurrentNix {
   const month = new Date().toISOString().slice(0, 7);
   const cache = `${process.env["XDG_CACHE_HOME"] ?? `${homedir()}/.cache`}/nix-builder-fleet`;
   const directory = `${cache}/nix-of-sid-${month}`;
-  const bin = `${directory}/wrappers`;
+  const bin = `${directory}/bin`;
   if (existsSync(bin)) return { bin };
   const loader = loaders[process.arch];
   if (loader === undefined) return { missing: `there is no loader known for ${process.arch}` };
-  const draft = `${directory}.${process.pid}`;
-  try {
-    unpack(draft);
-  } catch (error) {
-    rmSync(draft, { recursive: true, force: true });
-    const reason = error instanceof Error ? (error.message.split("\n")[0] ?? "") : "";
-    return { missing: `Debian sid's nix-bin can't be had through apt (${reason})` };
+  if (!existsSync(directory)) {
+    const draft = `${directory}.${process.pid}`;
+    try {
+      unpack(draft);
+      renameSync(draft, directory);
+    } catch (error) {
+      rmSync(draft, { recursive: true, force: true });
+      const reason = error instanceof Error ? (error.message.split("\n")[0] ?? "") : "";
+      if (!existsSync(directory)) return { missing: `Debian sid's nix-bin can't be had through apt (${reason})` };
+    }
   }
-  if (!existsSync(directory)) renameSync(draft, directory);
   wrap(directory, loader);
   return { bin };
 }
@@ -69,24 +71,25 @@ function unpack(directory: string): void {
   rmSync(lists, { recursive: true });
 }
 
-/** Programs that start Nix with the libraries it was built against. */
+/** Programs that start Nix with the libraries it was built against, wherever the folder lies by then: a home may be moved or copied. */
 function wrap(directory: string, [library, loader]: readonly [string, string]): void {
-  const draft = `${directory}/wrappers.${process.pid}`;
+  const draft = `${directory}/bin.${process.pid}`;
   mkdirSync(draft);
-  const libraries = `${directory}/${library}`;
   writeFileSync(
     `${draft}/nix`,
     `#!/bin/sh
+set -e
+directory=$(cd "$(dirname "$0")/.." && pwd)
 # Nix takes the program that it runs in, here the loader, for itself.
 NIX_CONFIG="\${NIX_CONFIG-}
-build-hook = ${directory}/wrappers/nix __build-remote"
+build-hook = $directory/bin/nix __build-remote"
 export NIX_CONFIG
-exec '${libraries}/${loader}' --library-path '${libraries}' --argv0 "\${0##*/}" '${directory}/usr/bin/nix' "$@"
+exec "$directory/${library}/${loader}" --library-path "$directory/${library}" --argv0 "\${0##*/}" "$directory/usr/bin/nix" "$@"
 `,
   );
   chmodSync(`${draft}/nix`, 0o755);
   for (const name of ["nix-build", "nix-instantiate", "nix-store", "nix-daemon"])
     symlinkSync("nix", `${draft}/${name}`);
-  if (existsSync(`${directory}/wrappers`)) rmSync(draft, { recursive: true });
-  else renameSync(draft, `${directory}/wrappers`);
+  if (existsSync(`${directory}/bin`)) rmSync(draft, { recursive: true });
+  else renameSync(draft, `${directory}/bin`);
 }
