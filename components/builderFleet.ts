@@ -159,22 +159,27 @@ export class BuilderFleet extends pulumi.ComponentResource {
       },
       onThisMachine,
     );
-    const verdicts = builders.map(({ spec: builderSpec, builder }) => {
+    const verdictOf = ({ spec: builderSpec, builder }: (typeof builders)[number]): pulumi.Output<Verdict> => {
+      const { alias, name: builderName } = builderSpec;
+      const { smoke: level, smokeTimeout: timeout } = spec;
+      if (level === "off") return pulumi.output({ verified: false, alias, level, seconds: 0, cases: [] });
       const smokeTest = new SmokeTest(
-        `${builderSpec.name}-smoke-test`,
+        `${builderName}-smoke-test`,
         {
           spec: builderSpec,
           clientDirectory: client.directory,
           measurement: builder.measurement,
-          level: spec.smoke,
-          timeout: spec.smokeTimeout,
+          level,
+          timeout,
           triggers: [...builder.triggers, this.clientIdentity.publicKey],
         },
         child,
       );
-      return smokeTest.verdict.apply((verdict) => [builderSpec.name, verdict] as const);
-    });
-    this.verification = pulumi.all(verdicts).apply((entries) => Object.fromEntries(entries));
+      return smokeTest.verdict;
+    };
+    this.verification = pulumi.output(
+      Object.fromEntries(builders.map((builder) => [builder.spec.name, verdictOf(builder)])),
+    );
     this.registerOutputs({ buildMachines: this.buildMachines, verification: this.verification });
   }
 }

@@ -13,25 +13,23 @@ export interface SmokeTestArgs {
   /** Folder with the emitted files. */
   readonly clientDirectory: pulumi.Input<string>;
   readonly measurement: pulumi.Input<Measurement | undefined>;
-  readonly level: SmokeLevel;
+  readonly level: Exclude<SmokeLevel, "off">;
   /** Seconds until the builder must have answered and built. */
   readonly timeout: number;
   /** On a change of one of these it is tested again. */
   readonly triggers: readonly pulumi.Input<string>[];
 }
 
-/** One builder, put to the test. Where it fails, so does the deployment, with the reason in words. */
-export class SmokeTest extends pulumi.ComponentResource {
+/**
+ * One builder, put to the test. Where it fails, so does the deployment, with the reason in words.
+ *
+ * It is one resource, and no component around one, as `SshIdentity` is.
+ */
+export class SmokeTest extends command.Command {
   readonly verdict: pulumi.Output<Verdict>;
 
-  constructor(name: string, args: SmokeTestArgs, opts?: pulumi.ComponentResourceOptions) {
-    super("nix-builder-fleet:index:SmokeTest", name, {}, opts);
-    const { spec, level } = args;
-    if (level === "off") {
-      this.verdict = pulumi.output({ verified: false, alias: spec.alias, level, seconds: 0, cases: [] });
-      this.registerOutputs({ verdict: this.verdict });
-      return;
-    }
+  constructor(name: string, args: SmokeTestArgs, opts?: pulumi.CustomResourceOptions) {
+    const { spec, level, timeout } = args;
     const test = pulumi.all([args.clientDirectory, args.measurement]).apply(([clientDirectory, measurement]): Test => {
       return {
         alias: spec.alias,
@@ -39,10 +37,10 @@ export class SmokeTest extends pulumi.ComponentResource {
         level,
         ownMachine: spec.provider !== "existing",
         bootId: measurement?.bootId,
-        timeout: args.timeout,
+        timeout,
       };
     });
-    const run = new command.Command(
+    super(
       name,
       {
         ...commandDefaults,
@@ -51,9 +49,8 @@ export class SmokeTest extends pulumi.ComponentResource {
         triggers: [...args.triggers],
         logging: "stderr",
       },
-      { parent: this },
+      opts,
     );
-    this.verdict = run.stdout.apply((stdout) => JSON.parse(stdout) as Verdict);
-    this.registerOutputs({ verdict: this.verdict });
+    this.verdict = this.stdout.apply((stdout) => JSON.parse(stdout) as Verdict);
   }
 }

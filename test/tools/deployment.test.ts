@@ -16,7 +16,7 @@ describe("the progress of a deployment", () => {
     ["a key pair", step("create", `${fleet}$tls:index/privateKey:PrivateKey`, "client"), "client: key pair made"],
     [
       "a verified one",
-      step("create-replacement", `${fleet}$nix-builder-fleet:index:SmokeTest$command:local:Command`, "x86-smoke-test"),
+      step("create-replacement", `${fleet}$command:local:Command`, "x86-smoke-test"),
       "x86-smoke-test: passed",
     ],
     [
