@@ -46,7 +46,8 @@ const local = new Local("local", {
   logging: "none",
 });
 const remote = new Remote("remote", {
-  connection: settings.connection,
+  // Nobody asks for the password; a preview doesn't know it yet.
+  connection: { ...settings.connection, password: key.privateKeyPem },
   create: pulumi.interpolate\`echo '\${key.publicKeyOpenssh}'; \${settings.remote}\`,
   delete: "echo far >> '" + process.cwd() + "/ran'",
   addPreviousOutputInEnv: false,
