@@ -393,6 +393,31 @@ describe.skipIf(missing !== undefined).each(pluginsUnderTest("command"))("remote
       expect(readFileSync(join(dir, "content/inner/leaf"), "utf8")).toBe("leaf");
     });
 
+    it("creates the directories that are missing above the destination, also for several copies at once", async () => {
+      writeFileSync(join(dir, "low"), "file");
+      mkdirSync(join(dir, "branch"));
+      writeFileSync(join(dir, "branch/leaf"), "leaf");
+      const copies = [
+        await inputs(file(join(dir, "low"), "h6"), join(dir, "deep/er/copy")),
+        await inputs(textAsset("text", "h7"), join(dir, "deep/er/text")),
+        await inputs(archive(join(dir, "branch"), "h8"), join(dir, "deep/er/whole")),
+        await inputs(archive(`${join(dir, "branch")}/`, "h8"), `${join(dir, "deep/er/content")}/`),
+      ];
+      await Promise.all(copies.map((copy) => plugin.create(COPY, copy)));
+      expect(readFileSync(join(dir, "deep/er/copy"), "utf8")).toBe("file");
+      expect(readFileSync(join(dir, "deep/er/text"), "utf8")).toBe("text");
+      expect(readFileSync(join(dir, "deep/er/whole/branch/leaf"), "utf8")).toBe("leaf");
+      expect(readFileSync(join(dir, "deep/er/content/leaf"), "utf8")).toBe("leaf");
+    });
+
+    it("leaves a file that stands where a directory is needed", async () => {
+      writeFileSync(join(dir, "obstacle"), "kept");
+      for (const path of ["obstacle/text", "obstacle/deep/text"]) {
+        await expect(plugin.create(COPY, await inputs(textAsset("text", "h9"), join(dir, path)))).rejects.toThrow();
+      }
+      expect(readFileSync(join(dir, "obstacle"), "utf8")).toBe("kept");
+    });
+
     it("copies again only when the content or the path changed", async () => {
       const target = join(dir, "again");
       const before = await inputs(textAsset("one", "h4"), target);
