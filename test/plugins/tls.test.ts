@@ -73,6 +73,15 @@ describe.each(pluginsUnderTest("tls"))("tls.PrivateKey of $title", (tested) => {
     expect(state).toMatchObject({ algorithm: "ED25519", ecdsaCurve: "P224", rsaBits: 2048 });
   });
 
+  it("notes the version of the schema in the state, and takes a state without it for the same", async () => {
+    const { state } = await create({ algorithm: "ED25519" });
+    const { __meta: meta, ...older } = state;
+    expect(meta).toBe('{"schema_version":"1"}');
+    const { inputs } = await plugin.check(TYPE, { algorithm: "ED25519" });
+    expect(await plugin.diff(TYPE, state, inputs)).toMatchObject({ changed: false });
+    expect(await plugin.diff(TYPE, older, inputs)).toMatchObject({ changed: false });
+  });
+
   it("makes another key each time", async () => {
     const [one, other] = [await create({ algorithm: "ED25519" }), await create({ algorithm: "ED25519" })];
     expect(one.id).toMatch(/^[0-9a-f]{40}$/);

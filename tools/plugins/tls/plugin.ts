@@ -21,7 +21,7 @@ const privateKey: ResourceType = {
       name,
       name.startsWith("private") ? secret(value) : value,
     ]);
-    return { id, state: { ...given, id, ...Object.fromEntries(outputs) } };
+    return { id, state: { ...META, ...given, id, ...Object.fromEntries(outputs) } };
   },
   delete: () => Promise.resolve(),
 };
@@ -45,6 +45,9 @@ const OUTPUTS = [
   "publicKeyOpenssh",
   "publicKeyPem",
 ];
+
+/** The version of the resource's schema, without which the genuine plugin would take the state for one of version 0. */
+const META = { __meta: JSON.stringify({ schema_version: "1" }) };
 
 /** What a key is made by. */
 export interface KeyParameters {
