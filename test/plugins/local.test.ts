@@ -232,6 +232,7 @@ describe.each(pluginsUnderTest("command"))("local.Command of $title", (tested) =
     const inputs = { create: "echo a" };
     const state = { ...inputs, stdout: "a", stderr: "" };
     expect(await plugin.read(TYPE, "it1", state, inputs)).toEqual({ id: "it1", state });
+    expect(await plugin.read(TYPE, "looked up", {}, {})).toEqual({ id: "looked up", state: {} });
   });
 
   it.each([

@@ -222,6 +222,10 @@ describe.each(pluginsUnderTest("tls"))("tls.PrivateKey of $title", (tested) => {
     expect(await plugin.read(TYPE, id, state, inputs)).toMatchObject({ id });
   });
 
+  it("can't be imported, nor looked up by its id", async () => {
+    await expect(plugin.read(TYPE, "0123456789", {}, {})).rejects.toThrow(/import/i);
+  });
+
   it("deletes without doing anything", async () => {
     const { state } = await create({ algorithm: "ED25519" });
     await expect(plugin.delete(TYPE, state)).resolves.toBeUndefined();

@@ -35,6 +35,8 @@ export interface ResourceType {
   /** Absent where every change replaces the resource. */
   update?: (state: Properties, inputs: Properties, operation: Operation) => Promise<Properties>;
   delete: (state: Properties, operation: Operation) => Promise<void>;
+  /** The error where the engine knows no more than an id: `pulumi import`, and `get` in a program. Absent where that is enough. */
+  importError?: string;
 }
 
 export interface Checked {
@@ -202,7 +204,9 @@ function implementation(plugin: Plugin, engine: Engine, stopping: AbortControlle
     }),
     // What these resources did can't be looked up: the state stands for it, as with the genuine plugins.
     read: answer((request: Message<"ReadRequest">) => {
-      resource(request.getUrn());
+      const { importError } = resource(request.getUrn());
+      const isImport = Object.keys(properties(request.getProperties())).length === 0;
+      if (isImport && importError !== undefined) throw new Error(importError);
       return new providerProto.ReadResponse()
         .setId(request.getId())
         .setProperties(request.getProperties())

@@ -24,6 +24,7 @@ const privateKey: ResourceType = {
     return { id, state: { ...META, ...given, id, ...Object.fromEntries(outputs) } };
   },
   delete: () => Promise.resolve(),
+  importError: "A tls.PrivateKey can't be imported: the key is nowhere but in the state of the stack that made it.",
 };
 
 export const tlsPlugin: Plugin = {
