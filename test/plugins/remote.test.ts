@@ -160,6 +160,12 @@ describe.skipIf(missing !== undefined).each(pluginsUnderTest("command"))("remote
       const inputs = await checked({ create: "echo first", update: 'echo "after $PULUMI_COMMAND_STDOUT"' });
       expect(await plugin.update(TYPE, state, inputs)).toMatchObject({ stdout: "after first" });
     });
+    it("has the previous outputs in the environment even where it says otherwise", async () => {
+      const state = await create({ create: "echo first" });
+      const environment = { PULUMI_COMMAND_STDOUT: "mine", PULUMI_COMMAND_STDERR: "mine" };
+      const inputs = await checked({ create: 'echo "$PULUMI_COMMAND_STDOUT $PULUMI_COMMAND_STDERR"', environment });
+      expect(await plugin.update(TYPE, state, inputs)).toMatchObject({ stdout: "first mine" });
+    });
     it("runs create again where there is no update", async () => {
       const state = await create({ create: "echo first" });
       expect(await plugin.update(TYPE, state, await checked({ create: "echo second" }))).toMatchObject({
