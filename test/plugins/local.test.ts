@@ -155,6 +155,7 @@ describe.each(pluginsUnderTest("command"))("local.Command of $title", (tested) =
       ["environment", { ...inputs, environment: {} }],
       ["create", { triggers: inputs.triggers, environment: inputs.environment }],
       ["stdin", { ...inputs, stdin: asSecret("s") }],
+      ["addPreviousOutputInEnv", { ...inputs, addPreviousOutputInEnv: true }],
     ])("updates when %s differs", async (name, changed) => {
       expect(await plugin.diff(TYPE, state, changed)).toEqual({ changed: true, inputs: [name], replaces: [] });
     });
