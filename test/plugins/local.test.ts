@@ -171,6 +171,17 @@ describe.each(pluginsUnderTest("command"))("local.Command of $title", (tested) =
         replaces: ["triggers"],
       });
     });
+    it.each([
+      ["of a map", { environment: { A: "c", "B-1": "new" } }, ["environment.A", 'environment["B-1"]']],
+      ["of a list, at whatever depth", { triggers: ["one", { nested: [1, false] }] }, ["triggers[1].nested[1]"]],
+      ["of a list that gets longer", { triggers: [...inputs.triggers, "two"] }, ["triggers[2]"]],
+      ["of a list that gets shorter", { triggers: ["one"] }, ["triggers[1]"]],
+      ["that takes another type", { triggers: ["one", "two"] }, ["triggers[1]"]],
+      ["that becomes secret, as a whole", { environment: asSecret({ A: "c" }) }, ["environment"]],
+      ["that is new, as a whole", { interpreter: ["sh"] }, ["interpreter"]],
+    ])("names the part %s", async (_what, changed, paths) => {
+      expect(await plugin.differingPaths(TYPE, state, { ...inputs, ...changed })).toEqual(paths);
+    });
     it("is nothing when a secret input stays the same", async () => {
       const stdin = asSecret("s");
       expect(await plugin.diff(TYPE, { ...state, stdin }, { ...inputs, stdin })).toMatchObject({ changed: false });
