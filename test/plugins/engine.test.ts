@@ -41,12 +41,13 @@ const local = new Local("local", {
   update: "echo updated >> ran",
   delete: "echo deleted >> ran",
   stdin: key.privateKeyOpenssh,
-  environment: { GREETING: settings.greeting },
+  environment: { GREETING: settings.greeting, PLACE: settings.place },
   triggers: [settings.trigger],
   logging: "none",
-});
+}, { replaceOnChanges: ["environment.PLACE"] });
 const remote = new Remote("remote", {
-  connection: settings.connection,
+  // Nobody asks for the password; a preview doesn't know it yet.
+  connection: { ...settings.connection, password: key.privateKeyPem },
   create: pulumi.interpolate\`echo '\${key.publicKeyOpenssh}'; \${settings.remote}\`,
   delete: "echo far >> '" + process.cwd() + "/ran'",
   addPreviousOutputInEnv: false,
@@ -97,7 +98,7 @@ describe.skipIf(missing !== undefined).each(pluginSetsUnderTest())("a stack with
         PULUMI_SKIP_UPDATE_CHECK: "true",
       },
     };
-    change({ greeting: "hi", trigger: 1, remote: "echo there", connection: server.connection() });
+    change({ greeting: "hi", place: "here", trigger: 1, remote: "echo there", connection: server.connection() });
     pulumi("stack", "init", "test");
   });
   afterAll(async () => {
@@ -155,13 +156,15 @@ describe.skipIf(missing !== undefined).each(pluginSetsUnderTest())("a stack with
     expect(ran()).toBe("");
   }, 60_000);
 
-  it("updates what changed, and replaces on a changed trigger", () => {
+  it("updates what changed, and replaces on a changed trigger and on what the program names", () => {
     change({ greeting: "hello" });
     expect(up()).toMatch(/1 updated/);
     expect(ran()).toBe("updated\n");
-    change({ trigger: 2 });
-    expect(up()).toMatch(/1 replaced/);
-    expect(ran()).toMatch(/created\ndeleted\n$/);
+    for (const replacing of [{ trigger: 2 }, { place: "there" }]) {
+      change(replacing);
+      expect(up()).toMatch(/1 replaced/);
+      expect(ran()).toMatch(/created\ndeleted\n$/);
+    }
   }, 60_000);
 
   it("shows a failure, and goes on from there when it is mended", () => {

@@ -155,6 +155,7 @@ describe.each(pluginsUnderTest("command"))("local.Command of $title", (tested) =
       ["environment", { ...inputs, environment: {} }],
       ["create", { triggers: inputs.triggers, environment: inputs.environment }],
       ["stdin", { ...inputs, stdin: asSecret("s") }],
+      ["addPreviousOutputInEnv", { ...inputs, addPreviousOutputInEnv: true }],
     ])("updates when %s differs", async (name, changed) => {
       expect(await plugin.diff(TYPE, state, changed)).toEqual({ changed: true, inputs: [name], replaces: [] });
     });
@@ -169,6 +170,17 @@ describe.each(pluginsUnderTest("command"))("local.Command of $title", (tested) =
         inputs: ["triggers"],
         replaces: ["triggers"],
       });
+    });
+    it.each([
+      ["of a map", { environment: { A: "c", "B-1": "new" } }, ["environment.A", 'environment["B-1"]']],
+      ["of a list, at whatever depth", { triggers: ["one", { nested: [1, false] }] }, ["triggers[1].nested[1]"]],
+      ["of a list that gets longer", { triggers: [...inputs.triggers, "two"] }, ["triggers[2]"]],
+      ["of a list that gets shorter", { triggers: ["one"] }, ["triggers[1]"]],
+      ["that takes another type", { triggers: ["one", "two"] }, ["triggers[1]"]],
+      ["that becomes secret, as a whole", { environment: asSecret({ A: "c" }) }, ["environment"]],
+      ["that is new, as a whole", { interpreter: ["sh"] }, ["interpreter"]],
+    ])("names the part %s", async (_what, changed, paths) => {
+      expect(await plugin.differingPaths(TYPE, state, { ...inputs, ...changed })).toEqual(paths);
     });
     it("is nothing when a secret input stays the same", async () => {
       const stdin = asSecret("s");
@@ -232,6 +244,7 @@ describe.each(pluginsUnderTest("command"))("local.Command of $title", (tested) =
     const inputs = { create: "echo a" };
     const state = { ...inputs, stdout: "a", stderr: "" };
     expect(await plugin.read(TYPE, "it1", state, inputs)).toEqual({ id: "it1", state });
+    expect(await plugin.read(TYPE, "looked up", {}, {})).toEqual({ id: "looked up", state: {} });
   });
 
   it.each([

@@ -162,12 +162,7 @@ export class RunningPlugin {
     state: Properties,
     inputs: Properties,
   ): Promise<{ changed: boolean; inputs: string[]; replaces: string[] }> {
-    const request = new providerProto.DiffRequest()
-      .setId("id")
-      .setUrn(urn(type))
-      .setOlds(struct(state))
-      .setNews(struct(inputs));
-    const response = await this.#call<Message<"DiffResponse">>("diff", request);
+    const response = await this.#diff(type, state, inputs);
     const top = (paths: string[]) => [...new Set(paths.map((path) => path.replace(/[[.].*/, "")))].sort();
     const { DIFF_SOME } = providerProto.DiffResponse.DiffChanges;
     const detailed = response.getDetaileddiffMap().toArray();
@@ -176,6 +171,25 @@ export class RunningPlugin {
       inputs: top(detailed.map(([path]) => path)),
       replaces: top(response.getReplacesList()),
     };
+  }
+
+  /** Where exactly they differ: paths in Pulumi's notation. */
+  async differingPaths(type: string, state: Properties, inputs: Properties): Promise<string[]> {
+    const response = await this.#diff(type, state, inputs);
+    return response
+      .getDetaileddiffMap()
+      .toArray()
+      .map(([path]) => path)
+      .sort();
+  }
+
+  #diff(type: string, state: Properties, inputs: Properties): Promise<Message<"DiffResponse">> {
+    const request = new providerProto.DiffRequest()
+      .setId("id")
+      .setUrn(urn(type))
+      .setOlds(struct(state))
+      .setNews(struct(inputs));
+    return this.#call("diff", request);
   }
 
   async create(

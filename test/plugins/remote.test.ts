@@ -5,7 +5,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { type Properties, UNKNOWN, isSecret, reveal } from "../../tools/plugins/propertyValue.ts";
+import { type Properties, type Property, UNKNOWN, isSecret, plain, reveal } from "../../tools/plugins/propertyValue.ts";
 import { RunningPlugin, asSecret, pluginsUnderTest } from "./pluginUnderTest.ts";
 import { SshServer, freePort, makeKey, noSshServer } from "./sshServer.ts";
 
@@ -61,6 +61,23 @@ describe.skipIf(missing !== undefined).each(pluginsUnderTest("command"))("remote
       perDialTimeout: 15,
       proxy: { host: "p", port: 2222, user: "root", dialErrorLimit: 10, perDialTimeout: 15 },
     });
+  });
+
+  it("marks passwords and keys of a connection and of its proxy secret in themselves", async () => {
+    const secrets = { password: "1", privateKey: "2", privateKeyPassword: "3" };
+    const marked = { password: asSecret("1"), privateKey: asSecret("2"), privateKeyPassword: asSecret("3") };
+    const proxied = async (proxy: Property) => {
+      const { inputs } = await plugin.check(TYPE, { create: "true", connection: { host: "h", ...secrets, proxy } });
+      return reveal(inputs["connection"]);
+    };
+    const defaults = { port: 22, user: "root", dialErrorLimit: 10, perDialTimeout: 15 };
+    const [host, proxy] = [
+      { ...defaults, host: "h", ...marked },
+      { ...defaults, host: "p", ...marked },
+    ];
+    expect(await proxied({ host: "p", ...secrets })).toEqual({ ...host, proxy });
+    expect(await proxied(asSecret({ host: "p", ...marked }))).toEqual({ ...host, proxy: asSecret(proxy) });
+    expect(await proxied({ host: "p", privateKey: UNKNOWN })).toMatchObject({ proxy: { host: "p" } });
   });
 
   it("requires a connection and its host", async () => {
@@ -143,6 +160,12 @@ describe.skipIf(missing !== undefined).each(pluginsUnderTest("command"))("remote
       const inputs = await checked({ create: "echo first", update: 'echo "after $PULUMI_COMMAND_STDOUT"' });
       expect(await plugin.update(TYPE, state, inputs)).toMatchObject({ stdout: "after first" });
     });
+    it("has the previous outputs in the environment even where it says otherwise", async () => {
+      const state = await create({ create: "echo first" });
+      const environment = { PULUMI_COMMAND_STDOUT: "mine", PULUMI_COMMAND_STDERR: "mine" };
+      const inputs = await checked({ create: 'echo "$PULUMI_COMMAND_STDOUT $PULUMI_COMMAND_STDERR"', environment });
+      expect(await plugin.update(TYPE, state, inputs)).toMatchObject({ stdout: "first mine" });
+    });
     it("runs create again where there is no update", async () => {
       const state = await create({ create: "echo first" });
       expect(await plugin.update(TYPE, state, await checked({ create: "echo second" }))).toMatchObject({
@@ -161,6 +184,18 @@ describe.skipIf(missing !== undefined).each(pluginsUnderTest("command"))("remote
       const state = { ...(await checked({ create: "true", delete: "true" }, gone)), stdout: "", stderr: "" };
       await expect(plugin.delete(TYPE, state)).rejects.toThrow(/connection refused/);
       await plugin.delete(TYPE, { ...(await checked({ create: "true" }, gone)), stdout: "", stderr: "" });
+    });
+    it("takes the connection of a state without marks further in for the same", async ({ skip }) => {
+      skip(tested.kind === "genuine", "it runs the command once more: tools/plugins/README.md");
+      const inputs = await checked({ create: "true" }, { proxy: server.connection() });
+      const connection = asSecret(plain(inputs["connection"] ?? null));
+      const older = { ...inputs, connection, stdout: "", stderr: "" };
+      expect(older.connection).not.toEqual(inputs["connection"]);
+      expect(await plugin.diff(TYPE, older, inputs)).toEqual({ changed: false, inputs: [], replaces: [] });
+      const state = { ...inputs, stdout: "", stderr: "" };
+      expect(await plugin.diff(TYPE, state, { ...inputs, connection })).toMatchObject({ changed: false });
+      const other = await checked({ create: "true" }, { proxy: { ...server.connection(), password: "changed" } });
+      expect(await plugin.diff(TYPE, older, other)).toMatchObject({ inputs: ["connection"] });
     });
     it("updates, not replaces, when the connection changes, and sees no change otherwise", async () => {
       const inputs = await checked({ create: "true", triggers: [1] });
@@ -362,6 +397,31 @@ describe.skipIf(missing !== undefined).each(pluginsUnderTest("command"))("remote
       expect(readFileSync(join(dir, "whole/tree/inner/leaf"), "utf8")).toBe("leaf");
       await plugin.create(COPY, await inputs(archive(`${join(dir, "tree")}/`, "h3"), join(dir, "content")));
       expect(readFileSync(join(dir, "content/inner/leaf"), "utf8")).toBe("leaf");
+    });
+
+    it("creates the directories that are missing above the destination, also for several copies at once", async () => {
+      writeFileSync(join(dir, "low"), "file");
+      mkdirSync(join(dir, "branch"));
+      writeFileSync(join(dir, "branch/leaf"), "leaf");
+      const copies = [
+        await inputs(file(join(dir, "low"), "h6"), join(dir, "deep/er/copy")),
+        await inputs(textAsset("text", "h7"), join(dir, "deep/er/text")),
+        await inputs(archive(join(dir, "branch"), "h8"), join(dir, "deep/er/whole")),
+        await inputs(archive(`${join(dir, "branch")}/`, "h8"), `${join(dir, "deep/er/content")}/`),
+      ];
+      await Promise.all(copies.map((copy) => plugin.create(COPY, copy)));
+      expect(readFileSync(join(dir, "deep/er/copy"), "utf8")).toBe("file");
+      expect(readFileSync(join(dir, "deep/er/text"), "utf8")).toBe("text");
+      expect(readFileSync(join(dir, "deep/er/whole/branch/leaf"), "utf8")).toBe("leaf");
+      expect(readFileSync(join(dir, "deep/er/content/leaf"), "utf8")).toBe("leaf");
+    });
+
+    it("leaves a file that stands where a directory is needed", async () => {
+      writeFileSync(join(dir, "obstacle"), "kept");
+      for (const path of ["obstacle/text", "obstacle/deep/text"]) {
+        await expect(plugin.create(COPY, await inputs(textAsset("text", "h9"), join(dir, path)))).rejects.toThrow();
+      }
+      expect(readFileSync(join(dir, "obstacle"), "utf8")).toBe("kept");
     });
 
     it("copies again only when the content or the path changed", async () => {

@@ -1,11 +1,12 @@
 /** `tls:index/privateKey:PrivateKey`: the same expectations for the genuine plugin and for the substitute. */
 import { execFileSync } from "node:child_process";
-import { createPrivateKey, createPublicKey } from "node:crypto";
+import { createHash, createPrivateKey, createPublicKey } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Properties, UNKNOWN, isSecret, plainObject } from "../../tools/plugins/propertyValue.ts";
+import { keyId } from "../../tools/plugins/tls/privateKey.ts";
 import { RunningPlugin, pluginsUnderTest } from "./pluginUnderTest.ts";
 import { SshServer, noSshServer } from "./sshServer.ts";
 
@@ -72,10 +73,34 @@ describe.each(pluginsUnderTest("tls"))("tls.PrivateKey of $title", (tested) => {
     expect(state).toMatchObject({ algorithm: "ED25519", ecdsaCurve: "P224", rsaBits: 2048 });
   });
 
+  it("notes the version of the schema in the state, and takes a state without it for the same", async () => {
+    const { state } = await create({ algorithm: "ED25519" });
+    const { __meta: meta, ...older } = state;
+    expect(meta).toBe('{"schema_version":"1"}');
+    const { inputs } = await plugin.check(TYPE, { algorithm: "ED25519" });
+    expect(await plugin.diff(TYPE, state, inputs)).toMatchObject({ changed: false });
+    expect(await plugin.diff(TYPE, older, inputs)).toMatchObject({ changed: false });
+  });
+
   it("makes another key each time", async () => {
     const [one, other] = [await create({ algorithm: "ED25519" }), await create({ algorithm: "ED25519" })];
     expect(one.id).toMatch(/^[0-9a-f]{40}$/);
     expect(one.id).not.toBe(other.id);
+  });
+
+  it("hashes the public key to its id without white space at the end", async () => {
+    const der = (pem: string) => createPublicKey(pem).export({ type: "spki", format: "der" });
+    const endsInSpace = (key: Buffer) => " \t\n\v\f\r".includes(String.fromCharCode(key.at(-1) ?? 0));
+    // One key in 43 ends so.
+    for (let tries = 0; tries < 2000; tries += 1) {
+      const { id, publicKeyPem = "" } = await texts({ algorithm: "ED25519" });
+      const key = der(publicKeyPem);
+      if (!endsInSpace(key)) continue;
+      expect(id).not.toBe(createHash("sha1").update(key).digest("hex"));
+      expect(id).toBe(keyId(key));
+      return;
+    }
+    expect.fail("no key ended in white space");
   });
 
   it.each([
@@ -197,6 +222,10 @@ describe.each(pluginsUnderTest("tls"))("tls.PrivateKey of $title", (tested) => {
     expect(await plugin.read(TYPE, id, state, inputs)).toMatchObject({ id });
   });
 
+  it("can't be imported, nor looked up by its id", async () => {
+    await expect(plugin.read(TYPE, "0123456789", {}, {})).rejects.toThrow(/import/i);
+  });
+
   it("deletes without doing anything", async () => {
     const { state } = await create({ algorithm: "ED25519" });
     await expect(plugin.delete(TYPE, state)).resolves.toBeUndefined();
@@ -212,5 +241,25 @@ describe.each(pluginsUnderTest("tls"))("tls.PrivateKey of $title", (tested) => {
       (error: unknown) => String(error),
     );
     expect(refused).toContain(property);
+  });
+});
+
+describe("the id of a key", () => {
+  const sha1 = (hex: string) => createHash("sha1").update(Buffer.from(hex, "hex")).digest("hex");
+
+  // What strings.TrimSpace of Go 1.26 made of these bytes.
+  it.each([
+    ["ASCII white space", "3078090a0b0c0d20", "3078"],
+    ["U+0085 and U+00A0 in UTF-8", "3078c285c2a0", "3078"],
+    ["U+2003", "3078e28083", "3078"],
+    ["U+3000, then ASCII", "3078e380800a", "3078"],
+    ["U+00A0 after a byte that begins another character", "3078e2c2a0", "3078e2"],
+    ["the byte 85 alone", "307885", "307885"],
+    ["the byte A0 alone", "3078a0", "3078a0"],
+    ["U+FEFF, which JavaScript trims", "3078efbbbf", "3078efbbbf"],
+    ["U+200B", "3078e2808b", "3078e2808b"],
+    ["white space before the end", "30200a78", "30200a78"],
+  ])("takes bytes with %s for what Go leaves of them", (_what, bytes, left) => {
+    expect(keyId(Buffer.from(bytes, "hex"))).toBe(sha1(left));
   });
 });

@@ -118,3 +118,43 @@ export function isSame(old: Property | undefined, now: Property | undefined): bo
   const [left, right] = [within(before), within(after)];
   return [...new Set([...Object.keys(left), ...Object.keys(right)])].every((name) => isSame(left[name], right[name]));
 }
+
+/** A part of a value that differs from what it was. */
+export interface Difference {
+  /** In Pulumi's notation: `environment.FOO`, `environment["with-hyphen"]`, `triggers[0]`. */
+  path: string;
+  kind: "add" | "delete" | "update";
+}
+
+/**
+ * Where a value differs, by `isSame`, from the old one: the smallest parts of lists and objects. A secret or an asset has no
+ * parts.
+ *
+ * @param path of the values themselves; those of their parts begin with it.
+ */
+export function differences(path: string, old: Property | undefined, now: Property | undefined): Difference[] {
+  if (isSame(old, now)) return [];
+  const parts = partsOf(old, now).flatMap(([part, before, after]) => differences(`${path}${part}`, before, after));
+  if (parts.length > 0) return parts;
+  return [{ path, kind: (old ?? null) === null ? "add" : (now ?? null) === null ? "delete" : "update" }];
+}
+
+/** The continuation of the path, the old part and the new one, where both values have parts. */
+function partsOf(
+  old: Property | undefined,
+  now: Property | undefined,
+): [string, Property | undefined, Property | undefined][] {
+  if (Array.isArray(old) && Array.isArray(now)) {
+    return Array.from({ length: Math.max(old.length, now.length) }, (_, index) => [
+      `[${index}]`,
+      old[index],
+      now[index],
+    ]);
+  }
+  if (!isObject(old) || !isObject(now) || SIGNATURE in old || SIGNATURE in now) return [];
+  return [...new Set([...Object.keys(old), ...Object.keys(now)])].map((name) => [
+    /^\w+$/.test(name) ? `.${name}` : `["${name.replaceAll('"', '\\"')}"]`,
+    old[name],
+    now[name],
+  ]);
+}

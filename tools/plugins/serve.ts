@@ -14,7 +14,7 @@ import engineProto from "@pulumi/pulumi/proto/engine_pb.js";
 import pluginProto from "@pulumi/pulumi/proto/plugin_pb.js";
 import providerServices from "@pulumi/pulumi/proto/provider_grpc_pb.js";
 import providerProto from "@pulumi/pulumi/proto/provider_pb.js";
-import { type Properties, isSame } from "./propertyValue.ts";
+import { type Difference, type Properties, differences } from "./propertyValue.ts";
 
 /** A plugin: what it is called, and what it serves by type token. */
 export interface Plugin {
@@ -35,6 +35,8 @@ export interface ResourceType {
   /** Absent where every change replaces the resource. */
   update?: (state: Properties, inputs: Properties, operation: Operation) => Promise<Properties>;
   delete: (state: Properties, operation: Operation) => Promise<void>;
+  /** The error where the engine knows no more than an id: `pulumi import`, and `get` in a program. Absent where that is enough. */
+  importError?: string;
 }
 
 export interface Checked {
@@ -42,9 +44,9 @@ export interface Checked {
   failures: { property: string; reason: string }[];
 }
 
-export interface Change {
-  property: string;
-  kind: "add" | "delete" | "update";
+export interface Change extends Difference {
+  /** The input that it is in. */
+  input: string;
   replaces: boolean;
 }
 
@@ -60,20 +62,16 @@ export interface Operation {
   log: (severity: "info" | "warning" | "error", message: string, options?: { ephemeral: boolean }) => void;
 }
 
-/** The inputs named that differ, `replaces` says which of them can't be changed in place. */
+/** Where the inputs named differ, `replaces` says which of them can't be changed in place. */
 export function changes(
   names: readonly string[],
   state: Properties,
   inputs: Properties,
   replaces: (name: string) => boolean,
 ): Change[] {
-  return names
-    .filter((name) => !isSame(state[name], inputs[name]))
-    .map((property) => ({
-      property,
-      kind: isAbsent(state, property) ? "add" : isAbsent(inputs, property) ? "delete" : "update",
-      replaces: replaces(property),
-    }));
+  return names.flatMap((input) =>
+    differences(input, state[input], inputs[input]).map((found) => ({ ...found, input, replaces: replaces(input) })),
+  );
 }
 
 /**
@@ -181,7 +179,7 @@ function implementation(plugin: Plugin, engine: Engine, stopping: AbortControlle
     }),
     diff: answer((request: Message<"DiffRequest">) => {
       const found = resource(request.getUrn()).diff(properties(request.getOlds()), properties(request.getNews()));
-      return diffResponse(found.filter(({ property }) => !request.getIgnorechangesList().includes(property)));
+      return diffResponse(found.filter(({ input }) => !request.getIgnorechangesList().includes(input)));
     }),
     create: answer(async (request: Message<"CreateRequest">) => {
       const { id, state } = await resource(request.getUrn()).create(
@@ -202,7 +200,9 @@ function implementation(plugin: Plugin, engine: Engine, stopping: AbortControlle
     }),
     // What these resources did can't be looked up: the state stands for it, as with the genuine plugins.
     read: answer((request: Message<"ReadRequest">) => {
-      resource(request.getUrn());
+      const { importError } = resource(request.getUrn());
+      const isImport = Object.keys(properties(request.getProperties())).length === 0;
+      if (isImport && importError !== undefined) throw new Error(importError);
       return new providerProto.ReadResponse()
         .setId(request.getId())
         .setProperties(request.getProperties())
@@ -278,22 +278,22 @@ function diffResponse(found: readonly Change[]): Message<"DiffResponse"> {
   const kinds = providerProto.PropertyDiff.Kind;
   const response = new providerProto.DiffResponse()
     .setChanges(found.length === 0 ? DIFF_NONE : DIFF_SOME)
-    .setDiffsList(found.map(({ property }) => property))
-    .setReplacesList(found.filter(({ replaces }) => replaces).map(({ property }) => property))
+    .setDiffsList(inputsOf(found))
+    .setReplacesList(inputsOf(found.filter(({ replaces }) => replaces)))
     .setHasdetaileddiff(true);
-  for (const { property, kind, replaces } of found) {
+  for (const { path, kind, replaces } of found) {
     const code = {
       add: replaces ? kinds.ADD_REPLACE : kinds.ADD,
       delete: replaces ? kinds.DELETE_REPLACE : kinds.DELETE,
       update: replaces ? kinds.UPDATE_REPLACE : kinds.UPDATE,
     }[kind];
-    response.getDetaileddiffMap().set(property, new providerProto.PropertyDiff().setKind(code));
+    response.getDetaileddiffMap().set(path, new providerProto.PropertyDiff().setKind(code));
   }
   return response;
 }
 
-function isAbsent(values: Properties, name: string): boolean {
-  return (values[name] ?? null) === null;
+function inputsOf(changes: readonly Change[]): string[] {
+  return [...new Set(changes.map(({ input }) => input))];
 }
 
 function properties(message: { toJavaScript: () => Properties } | undefined): Properties {

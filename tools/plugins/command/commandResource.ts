@@ -15,8 +15,7 @@ export function commandResource(types: InputTypes, run: Run): ResourceType {
   const names = inputNames(types);
   return {
     check: (inputs) => checkInputs(types, inputs),
-    diff: (state, inputs) =>
-      changes(names, withPreviousOutput(state), withPreviousOutput(inputs), (name) => name === "triggers"),
+    diff: (state, inputs) => changes(names, state, inputs, (name) => name === "triggers"),
     create: async (inputs, operation) => {
       const id = `${operation.name}${randomBytes(4).toString("hex")}`;
       if (operation.preview) return { id, state: { ...inputs, stdout: UNKNOWN, stderr: UNKNOWN } };
@@ -55,9 +54,4 @@ function outputsOf(state: Properties, inputs: readonly string[]): Properties {
 function previous(state: Properties): Outputs {
   const { stdout, stderr } = plainObject(state);
   return { stdout: text(stdout) ?? "", stderr: text(stderr) ?? "" };
-}
-
-/** Left out means true, and some versions of the genuine plugin write that into the state. */
-function withPreviousOutput(values: Properties): Properties {
-  return { ...values, addPreviousOutputInEnv: values["addPreviousOutputInEnv"] ?? true };
 }

@@ -24,7 +24,7 @@ export function newId(): string {
  * | file | remotePath/file | remotePath | overwritten |
  * | text | error | remotePath | overwritten |
  *
- * Archives are copied as they are, not unpacked. Only the last element of remotePath may be missing.
+ * Archives are copied as they are, not unpacked. Directories that are missing above the destination are created.
  *
  * @param inputs without marks of secrecy.
  */
@@ -43,9 +43,11 @@ export async function copySource(inputs: Properties, operation: Operation): Prom
 }
 
 async function copyText(remote: RemoteFiles, content: string, to: string): Promise<void> {
-  if ((await remote.kind(to)) === "directory") {
+  const found = await remote.kind(to);
+  if (found === "directory") {
     throw new Error(`remote path ${to} is a directory; when using a text asset, remotePath must be a file path`);
   }
+  if (found === "missing") await remote.makeDirectory(posix.dirname(to));
   await remote.write(to, content);
 }
 
@@ -54,8 +56,9 @@ async function copyPath(remote: RemoteFiles, from: string, to: string): Promise<
     await remote.makeDirectory(to);
     await copyDirectory(remote, from, from.endsWith("/") ? to : posix.join(to, basename(from)));
   } else {
-    const directory = (await remote.kind(to)) === "directory";
-    await remote.put(from, directory ? posix.join(to, basename(from)) : to);
+    const found = await remote.kind(to);
+    if (found === "missing") await remote.makeDirectory(posix.dirname(to));
+    await remote.put(from, found === "directory" ? posix.join(to, basename(from)) : to);
   }
 }
 
@@ -81,22 +84,26 @@ function remoteFiles(sftp: SFTPWrapper) {
       throw named(`failed to stat remote path ${path}`, error);
     }
   };
+  /** With those above it. A directory that is there already is fine. */
+  const makeDirectory = async (path: string): Promise<void> => {
+    const found = await kind(path);
+    if (found === "file") throw new Error(`remote path ${path} exists but is not a directory`);
+    if (found === "directory") return;
+    const above = posix.dirname(path);
+    if (above !== path) await makeDirectory(above);
+    const make = promisify<string, undefined>((at, done) => {
+      sftp.mkdir(at, (error) => {
+        done(error ?? null, undefined);
+      });
+    });
+    await make(path).catch(async (error: unknown) => {
+      // Another copy under way may have made it meanwhile.
+      if ((await kind(path)) !== "directory") throw named(`failed to create remote directory ${path}`, error);
+    });
+  };
   return {
     kind,
-    /** A directory that is there already is fine. */
-    makeDirectory: async (path: string): Promise<void> => {
-      const found = await kind(path);
-      if (found === "file") throw new Error(`remote path ${path} exists but is not a directory`);
-      if (found === "directory") return;
-      const make = promisify<string, undefined>((at, done) => {
-        sftp.mkdir(at, (error) => {
-          done(error ?? null, undefined);
-        });
-      });
-      await make(path).catch((error: unknown) => {
-        throw named(`failed to create remote directory ${path}`, error);
-      });
-    },
+    makeDirectory,
     put: async (from: string, to: string): Promise<void> => {
       const put = promisify<string, string, undefined>((source, target, done) => {
         sftp.fastPut(source, target, (error) => {

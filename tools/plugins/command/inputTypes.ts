@@ -4,6 +4,7 @@ import {
   type Property,
   asAsset,
   isObject,
+  isSecret,
   isUnknown,
   plain,
   reveal,
@@ -70,9 +71,12 @@ export function inputNames(types: InputTypes): string[] {
 /** Port 22, user root, 10 failed dials, 15 seconds a dial: the same for a host and for its proxy. */
 const CONNECTION_DEFAULTS = { port: 22, user: "root", dialErrorLimit: 10, perDialTimeout: 15 };
 
+/** Marked in themselves, in a connection that is secret as a whole: the genuine plugin compares these marks as well. */
+const HOST_SECRETS = ["password", "privateKey", "privateKeyPassword"];
+
 /**
- * Checks inputs against their types, gives a connection its defaults and marks it secret. Nothing that isn't known yet is
- * complained about.
+ * Checks inputs against their types, gives a connection its defaults and marks it secret, and its passwords and keys once
+ * more. Nothing that isn't known yet is complained about.
  */
 export function checkInputs(types: InputTypes, inputs: Properties): Checked {
   const failures = objectFailures("", types, inputs);
@@ -86,12 +90,15 @@ function withConnectionDefaults(connection: Property): Property {
   const { proxy, ...host } = withHostDefaults(connection);
   if (proxy === undefined) return host;
   const revealed = reveal(proxy);
-  return { ...host, proxy: isObject(revealed) ? withHostDefaults(revealed) : proxy };
+  if (!isObject(revealed)) return { ...host, proxy };
+  const complete = withHostDefaults(revealed);
+  return { ...host, proxy: isSecret(proxy) ? secret(complete) : complete };
 }
 
 function withHostDefaults(host: Properties): Properties {
-  const given = Object.fromEntries(Object.entries(host).filter(([, value]) => value !== null));
-  return { ...CONNECTION_DEFAULTS, ...given };
+  const given = Object.entries(host).filter(([, value]) => value !== null);
+  const marked = given.map(([name, value]) => [name, HOST_SECRETS.includes(name) ? secret(value) : value] as const);
+  return { ...CONNECTION_DEFAULTS, ...Object.fromEntries(marked) };
 }
 
 function objectFailures(path: string, types: InputTypes, values: Properties): Checked["failures"] {

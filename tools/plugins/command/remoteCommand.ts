@@ -56,7 +56,7 @@ async function execute(
     client.once("close", () => {
       reject(new Error("the SSH connection was closed before the command could be started"));
     });
-    client.exec(command, { env: { ...offered, ...environment } }, (error, channel) => {
+    client.exec(command, { env: { ...environment, ...offered } }, (error, channel) => {
       if (error) reject(error);
       else resolve(channel);
     });

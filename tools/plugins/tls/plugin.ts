@@ -21,9 +21,10 @@ const privateKey: ResourceType = {
       name,
       name.startsWith("private") ? secret(value) : value,
     ]);
-    return { id, state: { ...given, id, ...Object.fromEntries(outputs) } };
+    return { id, state: { ...META, ...given, id, ...Object.fromEntries(outputs) } };
   },
   delete: () => Promise.resolve(),
+  importError: "A tls.PrivateKey can't be imported: the key is nowhere but in the state of the stack that made it.",
 };
 
 export const tlsPlugin: Plugin = {
@@ -45,6 +46,9 @@ const OUTPUTS = [
   "publicKeyOpenssh",
   "publicKeyPem",
 ];
+
+/** The version of the resource's schema, without which the genuine plugin would take the state for one of version 0. */
+const META = { __meta: JSON.stringify({ schema_version: "1" }) };
 
 /** What a key is made by. */
 export interface KeyParameters {

@@ -5,7 +5,7 @@ import type { KeyParameters } from "./plugin.ts";
 
 /** All texts in PEM and OpenSSH form end with a line end. */
 export interface GeneratedKey {
-  /** SHA-1 of the public key in DER form, in hexadecimal. */
+  /** Of the public key in DER form: see `keyId`. */
   id: string;
   /** PKCS#1 for RSA, SEC1 for ECDSA, PKCS#8 for ED25519. */
   privateKeyPem: string;
@@ -24,15 +24,25 @@ export function generateKey(parameters: KeyParameters): GeneratedKey {
   const { publicKey, privateKey } = keyPair(parameters);
   const pkcs8 = privateKey.export({ type: "pkcs8", format: "pem" }).toString();
   return {
-    id: createHash("sha1")
-      .update(publicKey.export({ type: "spki", format: "der" }))
-      .digest("hex"),
+    id: keyId(publicKey.export({ type: "spki", format: "der" })),
     privateKeyPem: privateKey.export({ type: PEM_TYPE[parameters.algorithm], format: "pem" }).toString(),
     privateKeyPemPkcs8: pkcs8,
     publicKeyPem: publicKey.export({ type: "spki", format: "pem" }).toString(),
     ...(parameters.algorithm === "ECDSA" && parameters.ecdsaCurve === "P224" ? NO_OPENSSH : opensshForms(pkcs8)),
   };
 }
+
+/**
+ * SHA-1 in hexadecimal, of the bytes without what is white space at their end when taken for UTF-8: terraform-provider-tls
+ * takes them for a text and trims it (`hashForState`). At their beginning there is none: DER starts with the byte of "0".
+ */
+export function keyId(der: Buffer): string {
+  return createHash("sha1").update(der.toString("latin1").replace(WHITE_SPACE_AT_END, ""), "latin1").digest("hex");
+}
+
+/** Unicode's property White_Space, as Go's strings.TrimSpace has it, each character of the pattern being one byte. */
+const WHITE_SPACE_AT_END =
+  /(?:[\t-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80)+$/;
 
 const PEM_TYPE = { RSA: "pkcs1", ECDSA: "sec1", ED25519: "pkcs8" } as const;
 const NO_OPENSSH = {
