@@ -47,7 +47,7 @@ export const fetchedNode = {
 
 /**
  * Runs `script` (a path below the checkout) with `args` and ends this process as the script ends: same exit code, same
- * signal. Where this Node is new enough the script runs in this very process.
+ * signal. Where this Node is new enough, and needs no other environment, the script runs in this very process.
  *
  * @throws {LaunchError} when there is no Node for this platform or the packages cannot be installed.
  */
@@ -56,7 +56,9 @@ export async function launch(script, args) {
   const node = await findNode();
   const env = environmentFor(node);
   await installPackages(node, env);
-  if (realpathSync(node) !== realpathSync(process.execPath)) return runWith(node, path, args, env);
+  // Whether to use a proxy Node asks its environment once, when it starts.
+  const asStarted = env.NODE_USE_ENV_PROXY === process.env.NODE_USE_ENV_PROXY;
+  if (!asStarted || realpathSync(node) !== realpathSync(process.execPath)) return runWith(node, path, args, env);
   Object.assign(process.env, env);
   if (module.enableCompileCache) module.enableCompileCache(env.NODE_COMPILE_CACHE);
   process.argv = [process.argv[0], path, ...args];
@@ -235,15 +237,31 @@ function npmOf(node) {
   return existsSync(fetched) ? [node, fetched] : ["npm"];
 }
 
-/** What the script's process gets: its Node first on PATH, and compiled code kept between runs. */
+/** What the script's process gets: its Node first on PATH, compiled code kept between runs, and the person's proxy. */
 function environmentFor(node) {
-  const env = { ...process.env };
+  const env = { ...process.env, ...proxyEnvironment(process.env) };
   if (env.NODE_COMPILE_CACHE === undefined) env.NODE_COMPILE_CACHE = join(checkout, ".fleet", "node-compile-cache");
   const path = (env.PATH || "").split(delimiter);
   const first = path.map((directory) => join(directory, "node")).find((candidate) => existsSync(candidate));
   // A directory such as /usr/bin is only moved to the front if it has to be: it would hide what a person put before it.
   if (!first || realpathSync(first) !== realpathSync(node)) env.PATH = [dirname(node), ...path].join(delimiter);
   return env;
+}
+
+/**
+ * Variables by which all that is started uses the person's proxy, if there is one, and only for what isn't on this machine. Node takes a
+ * proxy only when told to (from 22.21 and 24.5 on); its gRPC takes one always, even to 127.0.0.1, where Pulumi's program asks its engine.
+ */
+function proxyEnvironment(env) {
+  if (!["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"].some((name) => env[name])) return {};
+  const here = "localhost,127.0.0.1";
+  const direct = env.no_proxy || env.NO_PROXY;
+  return {
+    NODE_USE_ENV_PROXY: env.NODE_USE_ENV_PROXY || "1",
+    // In a list "*" would mean nothing.
+    no_proxy: direct === "*" ? direct : [...(direct ? [direct] : []), here].join(","),
+    no_grpc_proxy: here,
+  };
 }
 
 /** Makes node_modules what package-lock.json says, if it isn't. */

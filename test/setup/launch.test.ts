@@ -23,6 +23,7 @@ import {
   packagesInstalled,
   withLock,
 } from "../../tools/launch.mjs";
+import { proxyAnswer, startHttpProxy } from "../support/httpProxy.ts";
 import { findOldNode } from "../support/oldNode.ts";
 
 let directory: string;
@@ -241,6 +242,58 @@ describe("node tools/run.mjs", () => {
       code: 2,
       stderr: expect.stringContaining('There is no task "toString"') as string,
     });
+  });
+
+  describe("where the person has a proxy", () => {
+    /** Asks for something far away, and for two things on this machine: over HTTP, and over gRPC as Pulumi's program asks its engine. */
+    const script = `
+      import { createServer } from "node:http";
+      import { Client, credentials, Server, ServerCredentials } from "@grpc/grpc-js";
+      const text = (url) => fetch(url).then((response) => response.text(), ({ cause }) => cause.message);
+      const near = createServer((_, response) => response.end("near"));
+      await new Promise((resolve) => near.listen(0, "127.0.0.1", resolve));
+      const engine = new Server();
+      const port = await new Promise((resolve, reject) =>
+        engine.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, bound) => error ? reject(error) : resolve(bound)));
+      const client = new Client("127.0.0.1:" + port, credentials.createInsecure());
+      const reached = await new Promise((resolve) => client.waitForReady(Date.now() + 5000, (error) => resolve(!error)));
+      const far = await text("http://far.invalid/file");
+      console.log(JSON.stringify({ far, near: await text("http://127.0.0.1:" + near.address().port), reached }));
+      process.exit();
+    `;
+
+    it.each<[string, (url: string) => NodeJS.ProcessEnv]>([
+      ["by its small name", (url) => ({ http_proxy: url, https_proxy: url })],
+      ["by its capital name", (url) => ({ HTTP_PROXY: url, HTTPS_PROXY: url, NO_PROXY: "intranet.invalid" })],
+    ])("tasks use it for all that isn't on this machine (%s)", async (_, variables) => {
+      const proxy = await startHttpProxy();
+      try {
+        const env = { ...withoutProxy(process.env), ...variables(proxy.url) };
+        const { stdout, stderr } = await run(sandbox(script), ["pulumi"], { env });
+        expect(stdout, stderr).toBe(`${JSON.stringify({ far: proxyAnswer, near: "near", reached: true })}\n`);
+        expect(new Set(proxy.asked.map((host) => host.replace(/:80$/, "")))).toEqual(new Set(["far.invalid"]));
+      } finally {
+        proxy.close();
+      }
+    });
+
+    it("what the person wants to reach without it stays so, and so does what they have told Node", async () => {
+      const show = "const { no_proxy, NODE_USE_ENV_PROXY } = process.env; console.log(no_proxy, NODE_USE_ENV_PROXY);";
+      const path = sandbox(show);
+      const seen = async (variables: NodeJS.ProcessEnv) =>
+        (await run(path, ["pulumi"], { env: { ...withoutProxy(process.env), ...variables } })).stdout.trim();
+      const http_proxy = "http://proxy.invalid:3128";
+      expect(await seen({ http_proxy })).toBe("localhost,127.0.0.1 1");
+      expect(await seen({ http_proxy, no_proxy: "a.invalid,.b.invalid" })).toBe(
+        "a.invalid,.b.invalid,localhost,127.0.0.1 1",
+      );
+      expect(await seen({ http_proxy, no_proxy: "*", NODE_USE_ENV_PROXY: "0" })).toBe("* 0");
+      expect(await seen({ no_proxy: "a.invalid" })).toBe("a.invalid undefined");
+    });
+
+    function withoutProxy(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+      return Object.fromEntries(Object.entries(env).filter(([name]) => !/_proxy$/i.test(name)));
+    }
   });
 
   describe("under Node 12", () => {
