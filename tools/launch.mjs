@@ -182,8 +182,9 @@ function identity(pid) {
 /** The path of a Node that is new enough: this one, one on PATH, one fetched before, one fetched now. */
 export async function findNode(current = process, env = process.env) {
   if (atLeast(current.version, oldestNode)) return current.execPath;
-  const fetched = join(cacheDirectory(env), `node-v${fetchedNode.version}`);
-  const package_ = fetchedNode.packages[`${process.platform}-${process.arch}`];
+  const platform = `${process.platform}-${process.arch}`;
+  const fetched = join(cacheDirectory(env), `node-v${fetchedNode.version}-${platform}`);
+  const package_ = fetchedNode.packages[platform];
   const binary = package_ && join(fetched, "node_modules", package_.name, "bin", "node");
   const onPath = (env.PATH || "")
     .split(delimiter)
@@ -199,11 +200,11 @@ export async function findNode(current = process, env = process.env) {
     throw new LaunchError(
       `Node ${oldestNode} or newer is needed, this is ${current.version}: please install a newer one from https://nodejs.org.`,
     );
-  await fetchNode(package_, fetched, env);
+  await fetchNode(package_, fetched, binary, env);
   return binary;
 }
 
-async function fetchNode({ name, integrity }, target, env) {
+async function fetchNode({ name, integrity }, target, binary, env) {
   console.error(`fetching Node ${fetchedNode.version} from the npm registry (this one is ${process.version})`);
   const draft = `${target}.${process.pid}`;
   remove(draft);
@@ -224,7 +225,9 @@ async function fetchNode({ name, integrity }, target, env) {
         );
     }
     await withLock(`${target}.lock`, () => {
-      if (!existsSync(target)) renameSync(draft, target);
+      if (existsSync(binary)) return; // somebody else was faster
+      remove(target); // without its program it is of no use to anybody
+      renameSync(draft, target);
     });
   } finally {
     remove(draft);

@@ -26,6 +26,10 @@ import {
 import { proxyAnswer, startHttpProxy } from "../support/httpProxy.ts";
 import { findOldNode } from "../support/oldNode.ts";
 
+const platform = `${process.platform}-${process.arch}`;
+/** The cache's entry of the fetched Node: a home may be shared by machines of several platforms. */
+const fetchedEntry = `node-v${fetchedNode.version}-${platform}`;
+
 let directory: string;
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), "launch-test-"));
@@ -75,8 +79,8 @@ describe("the Node that runs the project", () => {
   });
 
   it("is the fetched one where PATH has none", async () => {
-    const package_ = fetchedNode.packages[`${process.platform}-${process.arch}`]?.name ?? "";
-    const root = join(directory, "nix-builder-fleet", `node-v${fetchedNode.version}`, "node_modules", package_, "bin");
+    const package_ = fetchedNode.packages[platform]?.name ?? "";
+    const root = join(directory, "nix-builder-fleet", fetchedEntry, "node_modules", package_, "bin");
     mkdirSync(root, { recursive: true });
     writeFileSync(join(root, "node"), "");
     const path = join(fakeNode("a", "v20.1.0"), "..");
@@ -304,7 +308,7 @@ describe("node tools/run.mjs", () => {
 
     /** An npm that "fetches" this Node, and writes the lock file as npm 6 or as later ones do. */
     function fakeNpm(form: "old" | "new", integrity?: string): NodeJS.ProcessEnv {
-      const { name = "", integrity: expected = "" } = fetchedNode.packages[`${process.platform}-${process.arch}`] ?? {};
+      const { name = "", integrity: expected = "" } = fetchedNode.packages[platform] ?? {};
       const packages = { [name]: { integrity: integrity ?? expected }, npm: fetchedNode.npm };
       const lock =
         form === "old"
@@ -337,6 +341,19 @@ describe("node tools/run.mjs", () => {
         expect(result.stderr).toContain(`fetching Node ${fetchedNode.version} from the npm registry (this one is v12.`);
       },
     );
+
+    it("fetches it anew where its folder has lost it", async ({ skip }) => {
+      const { node, reason } = old;
+      skip(node === undefined, reason);
+      const entry = join(directory, "nix-builder-fleet", fetchedEntry);
+      mkdirSync(entry, { recursive: true });
+      writeFileSync(join(entry, "left"), "");
+      const path = sandbox("console.log(process.version)");
+      const env = fakeNpm("new");
+      expect(await run(path, ["pulumi"], { node, env })).toMatchObject({ code: 0, stdout: `${process.version}\n` });
+      expect(readdirSync(entry).sort()).toEqual(["node_modules", "package-lock.json", "package.json"]);
+      expect(await run(path, ["pulumi"], { node, env })).toMatchObject({ code: 0, stderr: "" });
+    });
 
     it("refuses another one than expected, in one sentence, and keeps nothing of it", async ({ skip }) => {
       const { node, reason } = old;
