@@ -29,7 +29,7 @@ import {
   project,
   stackNames,
 } from "./stack.ts";
-import { dropStaleLocks } from "./staleLocks.ts";
+import { dropStaleLocks, noteRun } from "./staleLocks.ts";
 
 /**
  * The environment in which every tool of this project runs the CLI. Unless the person has chosen a backend (by a
@@ -55,8 +55,13 @@ export function pulumiEnvironment(toolchain: Toolchain, directory: string = chec
 
 /** Takes back the locks of runs that were killed; the state itself has what they did. */
 export function unlock(env: NodeJS.ProcessEnv): void {
-  for (const pid of dropStaleLocks(env["PULUMI_BACKEND_URL"]))
-    say(`dropped the lock of an earlier run (process ${pid}) that was killed`);
+  const { dropped, unknown } = dropStaleLocks(env["PULUMI_BACKEND_URL"]);
+  for (const pid of dropped) say(`dropped the lock of an earlier run (process ${pid}) that was killed`);
+  for (const { pid, stack } of unknown)
+    say(
+      `stack ${stack} has a lock of a process ${pid} that this checkout hasn't started here; it may run in another container. ` +
+        `Once you know that it has ended: npm run pulumi -- cancel --yes --stack ${stack}`,
+    );
 }
 
 /**
@@ -146,6 +151,7 @@ export async function runPulumi(args: readonly string[], env: NodeJS.ProcessEnv)
   const terminal = process.stdin.isTTY;
   const child = spawn("pulumi", args, { cwd: checkout, env, stdio: "inherit", detached: !terminal });
   const release = passCancellation(child, terminal ? ["SIGTERM", "SIGHUP"] : undefined);
+  noteRun(child.pid, env["PULUMI_BACKEND_URL"]);
   try {
     return await new Promise<number>((resolve, reject) => {
       child.on("error", reject);
