@@ -68,11 +68,25 @@ export async function launch(script, args) {
 /** An error that a person can act on: its message is all they need to see. */
 export class LaunchError extends Error {}
 
-/** Prints what a person can act on without a stack trace, and ends with exit code 1. */
+/** Prints what a person can act on without a stack trace, and ends with exit code 1. All else is thrown on. */
 export function fail(error) {
   process.exitCode = 1;
-  if (!(error instanceof LaunchError)) throw error;
-  console.error(error.message);
+  const message = error instanceof LaunchError ? error.message : whyNotWritten(error);
+  if (message === undefined) throw error;
+  console.error(message);
+}
+
+/** Where this project writes and what to do, if the system refused to; `undefined` for all other errors. */
+function whyNotWritten(error) {
+  const { code, syscall, message } = Object(error);
+  if (!/^(mkdir|open|write|rename|link|symlink|copyfile|chmod|unlink|rmdir|rm)$/.test(syscall)) return undefined;
+  const refused = ["EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT"].includes(code);
+  const noSuchPlace = syscall === "mkdir" && ["ENOENT", "ENOTDIR", "EEXIST"].includes(code);
+  if (!refused && !noSuchPlace) return undefined;
+  return (
+    `Something can't be written: ${message}. This project writes below ${checkout} and ${cacheDirectory()}: ` +
+    "both have to be yours to write and to have space; XDG_CACHE_HOME may name another folder in place of ~/.cache."
+  );
 }
 
 /** Where everything is kept that several checkouts can share: `$XDG_CACHE_HOME/nix-builder-fleet`. */

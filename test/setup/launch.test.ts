@@ -248,6 +248,50 @@ describe("node tools/run.mjs", () => {
     });
   });
 
+  describe("where it can't write", () => {
+    it("says where it wants to, and what else may be named", async () => {
+      // Nobody can make a folder below a file, not even root.
+      const home = join(directory, "home");
+      writeFileSync(home, "");
+      const path = sandbox(`
+        import { cacheDirectory, fail, withLock } from "./launch.mjs";
+        withLock(cacheDirectory() + "/x.lock", () => {}).catch(fail);
+      `);
+      const { code, stderr } = await run(path, ["pulumi"], { env: { ...process.env, XDG_CACHE_HOME: "", HOME: home } });
+      expect(stderr).toContain(
+        `This project writes below ${directory} and ${home}/.cache/nix-builder-fleet: both have to be yours`,
+      );
+      expect(stderr).toMatch(/^Something can't be written: .*mkdir '.*XDG_CACHE_HOME may name another folder.*\n$/);
+      expect(code).toBe(1);
+    });
+
+    it("says so already when it looks for a Node", async ({ skip }) => {
+      const { node, reason } = await findOldNode();
+      skip(node === undefined, reason);
+      const home = join(directory, "home");
+      writeFileSync(home, "");
+      const { code, stderr } = await run(sandbox(""), ["pulumi"], { node, env: { PATH: "/nowhere", HOME: home } });
+      expect(stderr).toMatch(/^fetching Node .*\nSomething can't be written: .*mkdir.*XDG_CACHE_HOME.*\n$/);
+      expect(code).toBe(1);
+    });
+
+    it.each([
+      ["EACCES", "open", true],
+      ["EROFS", "mkdir", true],
+      ["ENOSPC", "write", true],
+      ["ENOENT", "open", false],
+      ["EACCES", "spawn", false],
+    ])("takes %s of %s for that: %s", async (code, syscall, told) => {
+      const path = sandbox(`
+        import { fail } from "./launch.mjs";
+        fail(Object.assign(new Error("${code}: whatever, ${syscall}"), { code: "${code}", syscall: "${syscall}" }));
+      `);
+      const { stderr } = await run(path, ["pulumi"]);
+      expect(/^ +at /m.test(stderr)).toBe(!told);
+      expect(stderr.startsWith(`Something can't be written: ${code}: whatever, ${syscall}. `)).toBe(told);
+    });
+  });
+
   describe("where the person has a proxy", () => {
     /** Asks for something far away, and for two things on this machine: over HTTP, and over gRPC as Pulumi's program asks its engine. */
     const script = `
