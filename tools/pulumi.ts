@@ -211,10 +211,18 @@ export function passCancellation(
   };
 }
 
+/** Options of every command that take the next word as their value, by `pulumi --help`; `--cwd` is another checkout's matter. */
+const globalOptionsWithValue = [
+  ...["--color", "--memprofilerate", "--otel-traces", "--profiling", "--tracing"],
+  ...["-v", "--verbose"],
+];
+
 /** Whether a command works on the selected stack, so that there has to be one. */
 export function usesStack(args: readonly string[]): boolean {
   if (args.some((arg) => /^(-h|--help|-s|--stack|--stack=.*|-C|--cwd|--cwd=.*|--version)$/.test(arg))) return false;
-  const [command, subcommand] = args.filter((arg) => !arg.startsWith("-"));
+  const [command, subcommand] = args.filter(
+    (arg, i) => !arg.startsWith("-") && !globalOptionsWithValue.includes(args[i - 1] ?? ""),
+  );
   if (command === "stack") return !["init", "select", "ls", "new"].includes(subcommand ?? "");
   const stackCommands = [
     "up",

@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { checkout } from "../../tools/launch.mjs";
 import { pulumiEnvironment, requireStack, tidyStackFiles, usesStack, withoutSalt } from "../../tools/pulumi.ts";
 import { hasOwnBackend, stackOption, whichStack } from "../../tools/stack.ts";
-import type { Toolchain } from "../../tools/setup/index.ts";
+import { setUp, type Toolchain } from "../../tools/setup/index.ts";
 import { withInstalledPlugins } from "../../tools/setup/plugins.ts";
 
 let directory: string;
@@ -194,6 +194,9 @@ echo '{}' >"$stacks/$3.json"
     [["stack", "output", "machines"], true],
     [["stack"], true],
     [["--color", "up", "destroy"], true],
+    [["--color", "never", "up"], true],
+    [["-v", "9", "stack", "--color", "never", "ls"], false],
+    [["-v=9", "--color=never", "up"], true],
     [["up", "--stack", "other"], false],
     [["stack", "init", "x"], false],
     [["up", "--help"], false],
@@ -202,6 +205,19 @@ echo '{}' >"$stacks/$3.json"
   ])("is needed by %j: %s", (args, expected) => {
     expect(usesStack(args)).toBe(expected);
   });
+});
+
+it("the value of an option that every command has is not taken for the command, whatever the CLI has", async () => {
+  const { pulumi } = await setUp();
+  const help = execFileSync(join(pulumi, "pulumi"), ["--help"], { encoding: "utf8" });
+  const valued = /^ +(?:(-\w), )?(--[\w-]+) (?:string|int|file:) /gm;
+  const options = [...help.slice(help.indexOf("\nFlags:")).matchAll(valued)].flatMap(([, short, long]) => [
+    short,
+    long,
+  ]);
+  expect(options).toContain("--color");
+  for (const option of options.filter((name) => name !== undefined && !["-C", "--cwd"].includes(name)))
+    expect([option, usesStack([option ?? "", "1", "up"])]).toEqual([option, true]);
 });
 
 describe("plugins", () => {
