@@ -3,6 +3,7 @@ import { createInterface } from "node:readline";
 import { execa } from "execa";
 import { checkout } from "./launch.mjs";
 import { passCancellation, tidyStackFiles } from "./pulumi.ts";
+import { noteRun } from "./staleLocks.ts";
 
 /** What is used of an engine event; `sdk/nodejs/automation/events.ts` of pulumi/pulumi describes them in full. */
 export interface EngineEvent {
@@ -68,6 +69,7 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
     detached: true,
     cleanup: false,
   });
+  noteRun(up.pid, env["PULUMI_BACKEND_URL"]);
   const release = passCancellation(up, undefined, () => {
     cancelled = true;
     say(

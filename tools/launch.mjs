@@ -47,7 +47,7 @@ export const fetchedNode = {
 
 /**
  * Runs `script` (a path below the checkout) with `args` and ends this process as the script ends: same exit code, same
- * signal. Where this Node is new enough the script runs in this very process.
+ * signal. Where this Node is new enough, and needs no other environment, the script runs in this very process.
  *
  * @throws {LaunchError} when there is no Node for this platform or the packages cannot be installed.
  */
@@ -56,7 +56,9 @@ export async function launch(script, args) {
   const node = await findNode();
   const env = environmentFor(node);
   await installPackages(node, env);
-  if (realpathSync(node) !== realpathSync(process.execPath)) return runWith(node, path, args, env);
+  // Whether to use a proxy Node asks its environment once, when it starts.
+  const asStarted = env.NODE_USE_ENV_PROXY === process.env.NODE_USE_ENV_PROXY;
+  if (!asStarted || realpathSync(node) !== realpathSync(process.execPath)) return runWith(node, path, args, env);
   Object.assign(process.env, env);
   if (module.enableCompileCache) module.enableCompileCache(env.NODE_COMPILE_CACHE);
   process.argv = [process.argv[0], path, ...args];
@@ -66,11 +68,25 @@ export async function launch(script, args) {
 /** An error that a person can act on: its message is all they need to see. */
 export class LaunchError extends Error {}
 
-/** Prints what a person can act on without a stack trace, and ends with exit code 1. */
+/** Prints what a person can act on without a stack trace, and ends with exit code 1. All else is thrown on. */
 export function fail(error) {
   process.exitCode = 1;
-  if (!(error instanceof LaunchError)) throw error;
-  console.error(error.message);
+  const message = error instanceof LaunchError ? error.message : whyNotWritten(error);
+  if (message === undefined) throw error;
+  console.error(message);
+}
+
+/** Where this project writes and what to do, if the system refused to; `undefined` for all other errors. */
+function whyNotWritten(error) {
+  const { code, syscall, message } = Object(error);
+  if (!/^(mkdir|open|write|rename|link|symlink|copyfile|chmod|unlink|rmdir|rm)$/.test(syscall)) return undefined;
+  const refused = ["EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT"].includes(code);
+  const noSuchPlace = syscall === "mkdir" && ["ENOENT", "ENOTDIR", "EEXIST"].includes(code);
+  if (!refused && !noSuchPlace) return undefined;
+  return (
+    `Something can't be written: ${message}. This project writes below ${checkout} and ${cacheDirectory()}: ` +
+    "both have to be yours to write and to have space; XDG_CACHE_HOME may name another folder in place of ~/.cache."
+  );
 }
 
 /** Where everything is kept that several checkouts can share: `$XDG_CACHE_HOME/nix-builder-fleet`. */
@@ -180,8 +196,9 @@ function identity(pid) {
 /** The path of a Node that is new enough: this one, one on PATH, one fetched before, one fetched now. */
 export async function findNode(current = process, env = process.env) {
   if (atLeast(current.version, oldestNode)) return current.execPath;
-  const fetched = join(cacheDirectory(env), `node-v${fetchedNode.version}`);
-  const package_ = fetchedNode.packages[`${process.platform}-${process.arch}`];
+  const platform = `${process.platform}-${process.arch}`;
+  const fetched = join(cacheDirectory(env), `node-v${fetchedNode.version}-${platform}`);
+  const package_ = fetchedNode.packages[platform];
   const binary = package_ && join(fetched, "node_modules", package_.name, "bin", "node");
   const onPath = (env.PATH || "")
     .split(delimiter)
@@ -197,11 +214,11 @@ export async function findNode(current = process, env = process.env) {
     throw new LaunchError(
       `Node ${oldestNode} or newer is needed, this is ${current.version}: please install a newer one from https://nodejs.org.`,
     );
-  await fetchNode(package_, fetched, env);
+  await fetchNode(package_, fetched, binary, env);
   return binary;
 }
 
-async function fetchNode({ name, integrity }, target, env) {
+async function fetchNode({ name, integrity }, target, binary, env) {
   console.error(`fetching Node ${fetchedNode.version} from the npm registry (this one is ${process.version})`);
   const draft = `${target}.${process.pid}`;
   remove(draft);
@@ -222,7 +239,9 @@ async function fetchNode({ name, integrity }, target, env) {
         );
     }
     await withLock(`${target}.lock`, () => {
-      if (!existsSync(target)) renameSync(draft, target);
+      if (existsSync(binary)) return; // somebody else was faster
+      remove(target); // without its program it is of no use to anybody
+      renameSync(draft, target);
     });
   } finally {
     remove(draft);
@@ -235,15 +254,31 @@ function npmOf(node) {
   return existsSync(fetched) ? [node, fetched] : ["npm"];
 }
 
-/** What the script's process gets: its Node first on PATH, and compiled code kept between runs. */
+/** What the script's process gets: its Node first on PATH, compiled code kept between runs, and the person's proxy. */
 function environmentFor(node) {
-  const env = { ...process.env };
+  const env = { ...process.env, ...proxyEnvironment(process.env) };
   if (env.NODE_COMPILE_CACHE === undefined) env.NODE_COMPILE_CACHE = join(checkout, ".fleet", "node-compile-cache");
   const path = (env.PATH || "").split(delimiter);
   const first = path.map((directory) => join(directory, "node")).find((candidate) => existsSync(candidate));
   // A directory such as /usr/bin is only moved to the front if it has to be: it would hide what a person put before it.
   if (!first || realpathSync(first) !== realpathSync(node)) env.PATH = [dirname(node), ...path].join(delimiter);
   return env;
+}
+
+/**
+ * Variables by which all that is started uses the person's proxy, if there is one, and only for what isn't on this machine. Node takes a
+ * proxy only when told to (from 22.21 and 24.5 on); its gRPC takes one always, even to 127.0.0.1, where Pulumi's program asks its engine.
+ */
+function proxyEnvironment(env) {
+  if (!["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"].some((name) => env[name])) return {};
+  const here = "localhost,127.0.0.1";
+  const direct = env.no_proxy || env.NO_PROXY;
+  return {
+    NODE_USE_ENV_PROXY: env.NODE_USE_ENV_PROXY || "1",
+    // In a list "*" would mean nothing.
+    no_proxy: direct === "*" ? direct : [...(direct ? [direct] : []), here].join(","),
+    no_grpc_proxy: here,
+  };
 }
 
 /** Makes node_modules what package-lock.json says, if it isn't. */

@@ -14,7 +14,7 @@ import {
 import { constants } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { checkout, fail, LaunchError } from "./launch.mjs";
+import { checkout, fail, LaunchError, withLock } from "./launch.mjs";
 import { say } from "./setup/progress.ts";
 import { builtCloudPlugins, withCloudPlugins } from "./setup/cloudPlugins.ts";
 import { withInstalledPlugins } from "./setup/plugins.ts";
@@ -29,7 +29,7 @@ import {
   project,
   stackNames,
 } from "./stack.ts";
-import { dropStaleLocks } from "./staleLocks.ts";
+import { dropStaleLocks, noteRun } from "./staleLocks.ts";
 
 /**
  * The environment in which every tool of this project runs the CLI. Unless the person has chosen a backend (by a
@@ -37,7 +37,10 @@ import { dropStaleLocks } from "./staleLocks.ts";
  *
  * @param directory the checkout. Default: this one.
  */
-export function pulumiEnvironment(toolchain: Toolchain, directory: string = checkout): NodeJS.ProcessEnv {
+export async function pulumiEnvironment(
+  toolchain: Toolchain,
+  directory: string = checkout,
+): Promise<NodeJS.ProcessEnv> {
   const env: NodeJS.ProcessEnv = { PULUMI_SKIP_UPDATE_CHECK: "true", ...toolchain.env };
   // Otherwise the CLI tries to download what can't be reached before it takes the substitute from PATH.
   if (toolchain.plugins.some(({ kind }) => kind === "substitute"))
@@ -47,7 +50,7 @@ export function pulumiEnvironment(toolchain: Toolchain, directory: string = chec
   mkdirSync(join(directory, ".fleet", "state"), { recursive: true });
   env["PULUMI_BACKEND_URL"] = ownBackend(directory);
   if (env["PULUMI_CONFIG_PASSPHRASE"] === undefined && env["PULUMI_CONFIG_PASSPHRASE_FILE"] === undefined)
-    env["PULUMI_CONFIG_PASSPHRASE_FILE"] = passphraseFile(directory);
+    env["PULUMI_CONFIG_PASSPHRASE_FILE"] = await passphraseFile(directory);
   // What is selected the CLI knows itself, and says so in its lists.
   if (!env["PULUMI_STACK"] && plainStack(env, directory) === defaultStack) env["PULUMI_STACK"] = defaultStack;
   return env;
@@ -55,8 +58,13 @@ export function pulumiEnvironment(toolchain: Toolchain, directory: string = chec
 
 /** Takes back the locks of runs that were killed; the state itself has what they did. */
 export function unlock(env: NodeJS.ProcessEnv): void {
-  for (const pid of dropStaleLocks(env["PULUMI_BACKEND_URL"]))
-    say(`dropped the lock of an earlier run (process ${pid}) that was killed`);
+  const { dropped, unknown } = dropStaleLocks(env["PULUMI_BACKEND_URL"]);
+  for (const pid of dropped) say(`dropped the lock of an earlier run (process ${pid}) that was killed`);
+  for (const { pid, stack } of unknown)
+    say(
+      `stack ${stack} has a lock of a process ${pid} that this checkout hasn't started here; it may run in another container. ` +
+        `Once you know that it has ended: npm run pulumi -- cancel --yes --stack ${stack}`,
+    );
 }
 
 /**
@@ -65,9 +73,9 @@ export function unlock(env: NodeJS.ProcessEnv): void {
  *
  * @param env of {@link pulumiEnvironment}.
  */
-export function ensureStack(env: NodeJS.ProcessEnv, directory: string = checkout): void {
+export async function ensureStack(env: NodeJS.ProcessEnv, directory: string = checkout): Promise<void> {
   if (backendOf(env, directory) !== ownBackend(directory) || env["PULUMI_STACK"] !== defaultStack) return;
-  if (!ownStacks(directory).includes(defaultStack)) initStack(defaultStack, env, directory);
+  if (!ownStacks(directory).includes(defaultStack)) await initStack(defaultStack, env, directory);
 }
 
 /**
@@ -77,14 +85,14 @@ export function ensureStack(env: NodeJS.ProcessEnv, directory: string = checkout
  * @param env of {@link pulumiEnvironment}, with a stack.
  * @throws {LaunchError} naming the command that makes it, and the stacks that there are.
  */
-export function requireStack(env: NodeJS.ProcessEnv, directory: string = checkout): void {
+export async function requireStack(env: NodeJS.ProcessEnv, directory: string = checkout): Promise<void> {
   const stack = env["PULUMI_STACK"] ?? defaultStack;
   const backend = backendOf(env, directory);
   const own = backend === ownBackend(directory);
   const known = own ? ownStacks(directory) : listStacks(env, directory);
   // In a shared backend a stack may be named ORGANIZATION/PROJECT/NAME, or by its last part.
   if (known.some((name) => name === stack || name.split("/").at(-1) === stack.split("/").at(-1))) return;
-  if (own && existsSync(join(directory, `Pulumi.${stack}.yaml`))) initStack(stack, env, directory);
+  if (own && existsSync(join(directory, `Pulumi.${stack}.yaml`))) await initStack(stack, env, directory);
   else throw new LaunchError(noSuchStack(stack, backend, known));
 }
 
@@ -102,12 +110,21 @@ function listStacks(env: NodeJS.ProcessEnv, directory: string): string[] {
   );
 }
 
-function initStack(stack: string, env: NodeJS.ProcessEnv, directory: string): void {
-  // What the person has selected stays so.
-  const made = pulumiSync(["stack", "init", stack, "--no-select"], env, directory);
-  tidyStackFiles(directory);
-  if (made.status !== 0)
-    throw new LaunchError(`The stack "${stack}" could not be made: ${made.error?.message ?? made.stderr.trim()}`);
+/** Makes a stack of the checkout's own state, unless another run is faster. */
+async function initStack(stack: string, env: NodeJS.ProcessEnv, directory: string): Promise<void> {
+  await withLock(firstStartLock(directory), () => {
+    if (ownStacks(directory).includes(stack)) return;
+    // What the person has selected stays so.
+    const made = pulumiSync(["stack", "init", stack, "--no-select"], env, directory);
+    tidyStackFiles(directory);
+    if (made.status !== 0)
+      throw new LaunchError(`The stack "${stack}" could not be made: ${made.error?.message ?? made.stderr.trim()}`);
+  });
+}
+
+/** Held while what only the first start in a checkout makes is made. */
+function firstStartLock(directory: string): string {
+  return join(directory, ".fleet", "first-start.lock");
 }
 
 function pulumiSync(args: readonly string[], env: NodeJS.ProcessEnv, directory: string) {
@@ -146,6 +163,7 @@ export async function runPulumi(args: readonly string[], env: NodeJS.ProcessEnv)
   const terminal = process.stdin.isTTY;
   const child = spawn("pulumi", args, { cwd: checkout, env, stdio: "inherit", detached: !terminal });
   const release = passCancellation(child, terminal ? ["SIGTERM", "SIGHUP"] : undefined);
+  noteRun(child.pid, env["PULUMI_BACKEND_URL"]);
   try {
     return await new Promise<number>((resolve, reject) => {
       child.on("error", reject);
@@ -193,10 +211,18 @@ export function passCancellation(
   };
 }
 
+/** Options of every command that take the next word as their value, by `pulumi --help`; `--cwd` is another checkout's matter. */
+const globalOptionsWithValue = [
+  ...["--color", "--memprofilerate", "--otel-traces", "--profiling", "--tracing"],
+  ...["-v", "--verbose"],
+];
+
 /** Whether a command works on the selected stack, so that there has to be one. */
 export function usesStack(args: readonly string[]): boolean {
   if (args.some((arg) => /^(-h|--help|-s|--stack|--stack=.*|-C|--cwd|--cwd=.*|--version)$/.test(arg))) return false;
-  const [command, subcommand] = args.filter((arg) => !arg.startsWith("-"));
+  const [command, subcommand] = args.filter(
+    (arg, i) => !arg.startsWith("-") && !globalOptionsWithValue.includes(args[i - 1] ?? ""),
+  );
   if (command === "stack") return !["init", "select", "ls", "new"].includes(subcommand ?? "");
   const stackCommands = [
     "up",
@@ -234,9 +260,13 @@ function runsPlugins(args: readonly string[]): boolean {
 }
 
 /** The checkout's passphrase, made on first use: it protects the secrets in .fleet/state, readable to this user only. */
-function passphraseFile(directory: string): string {
+async function passphraseFile(directory: string): Promise<string> {
   const path = join(directory, ".fleet", "passphrase");
-  if (!existsSync(path)) writeFileSync(path, randomBytes(32).toString("base64url"), { mode: 0o600, flag: "wx" });
+  const made = () => existsSync(path) && statSync(path).size > 0;
+  if (made()) return path;
+  await withLock(firstStartLock(directory), () => {
+    if (!made()) writeFileSync(path, randomBytes(32).toString("base64url"), { mode: 0o600 });
+  });
   return path;
 }
 
@@ -244,9 +274,9 @@ if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLTo
   try {
     const args = process.argv.slice(2);
     const toolchain = await setUp();
-    const env = await withCloudPlugins(pulumiEnvironment(toolchain));
+    const env = await withCloudPlugins(await pulumiEnvironment(toolchain));
     unlock(env);
-    if (usesStack(args)) ensureStack(env);
+    if (usesStack(args)) await ensureStack(env);
     const plugins = [...toolchain.plugins.filter(({ kind }) => kind === "substitute"), ...builtCloudPlugins()];
     const quiet = runsPlugins(args) && backendOf(env) === ownBackend();
     process.exitCode = await runPulumi(args, quiet ? withInstalledPlugins(env, plugins) : env);

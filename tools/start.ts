@@ -29,11 +29,11 @@ try {
 }
 
 async function start(named: string | undefined): Promise<number> {
-  const chosen = await withCloudPlugins(pulumiEnvironment(await setUp()));
+  const chosen = await withCloudPlugins(await pulumiEnvironment(await setUp()));
   const stack = whichStack(chosen, named);
   const env = { ...chosen, PULUMI_STACK: stack };
   unlock(env);
-  requireStack(env);
+  await requireStack(env);
   const unchanged = unchangedDeployment(env, stack);
   // What shows the result is loaded while the deployment runs.
   const [{ exitCode, outputs, warned, cancelled }, { parseFleet, stackDirectory }, { recordedStatus, renderStatus }] =

@@ -2,11 +2,15 @@
 import { EC2Client } from "@aws-sdk/client-ec2";
 import type { AwsAccess } from "./access.ts";
 
-/** A client. Calls are retried for some seconds. */
+/** The SDK's connections use no proxy by themselves, and those of Node before 22.21 and 24.5 none at all. */
+const connections = { keepAlive: true, proxyEnv: process.env };
+
+/** A client, which uses the person's proxy. Calls are retried for some seconds. */
 export function ec2Client({ region, profile, accessKey, secretKey, token, endpoint }: AwsAccess): EC2Client {
   return new EC2Client({
     region,
     maxAttempts: 4,
+    requestHandler: { httpsAgent: connections },
     ...(endpoint !== undefined && { endpoint }),
     ...(profile !== undefined && { profile }),
     ...(accessKey !== undefined &&

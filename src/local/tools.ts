@@ -2,7 +2,7 @@
 import { accessSync, constants, existsSync, readFileSync, realpathSync } from "node:fs";
 import { homedir } from "node:os";
 import { delimiter } from "node:path";
-import { execFileSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { kernelArch, type System } from "../nix/system.ts";
 import type { LocalTools } from "./files.ts";
 
@@ -41,13 +41,19 @@ export function findLocalTools(system: System): LocalTools {
 }
 
 /**
- * Refuses a Nix that is too old.
+ * Refuses a Nix that is too old, or doesn't run.
  *
- * @throws MissingTool naming the version found and the oldest that is taken.
+ * @throws MissingTool naming the version found and the oldest that is taken, or what keeps it from running.
  */
 export function checkNixVersion(nixDaemon: string): void {
   // Not nix-store: even for its version it makes /nix/var, or fails where it may not.
-  const output = execFileSync(nixDaemon, ["--version"], { encoding: "utf8", stdio: "pipe" });
+  const { status, signal, stdout: output, stderr, error } = spawnSync(nixDaemon, ["--version"], { encoding: "utf8" });
+  if (error !== undefined || status !== 0) {
+    const why = error?.message ?? (stderr.trim() || `it ends with ${signal ?? `exit code ${status ?? "?"}`}`);
+    throw new MissingTool(
+      `${nixDaemon} doesn't run: ${why}; mend or replace this Nix, \`${nixDaemon} --version\` has to work`,
+    );
+  }
   const version = /(\d+)\.(\d+)/.exec(output);
   const [oldestMajor = 0, oldestMinor = 0] = oldestNix.split(".").map(Number);
   const major = Number(version?.[1]);
@@ -65,9 +71,10 @@ export function findQemu(system: System): string | undefined {
 
 const nixFolders = ["/nix/var/nix/profiles/default/bin", "/run/current-system/sw/bin"];
 
-/** Where `npm run setup` puts programs that PATH doesn't have. */
-function setupFolder(): string {
-  return `${process.env["XDG_CACHE_HOME"] ?? `${homedir()}/.cache`}/nix-builder-fleet/bin`;
+/** Where `npm run setup` puts programs that PATH doesn't have: `bin` in `cacheDirectory` of tools/launch.mjs, which is no part of the program. */
+export function setupFolder(): string {
+  const { XDG_CACHE_HOME: cache, HOME: home } = process.env;
+  return `${cache || `${home || homedir()}/.cache`}/nix-builder-fleet/bin`;
 }
 
 function find(program: string, furtherFolders: readonly string[]): string | undefined {

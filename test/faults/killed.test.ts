@@ -1,6 +1,5 @@
 /** `up` and `destroy` killed at points all over their duration. `npm run test:faults` prints what happened. */
 import { afterAll, describe, expect, it } from "vitest";
-import { dropStaleLocks } from "../../tools/staleLocks.ts";
 import { TestDeployment } from "../support/engine.ts";
 import { system } from "../support/localFleet.ts";
 
@@ -66,7 +65,7 @@ describe(`deployments killed at ${2 * points} points (FLEET_TEST_SEED=${seed})`,
       const { signal } = await cli;
       clearTimeout(timer);
       // As `npm run pulumi` does.
-      dropStaleLocks(fleet.env["PULUMI_BACKEND_URL"]);
+      fleet.unlock();
       if (signal === "SIGKILL") {
         killed[command].push(after);
         return;

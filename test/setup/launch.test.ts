@@ -23,7 +23,12 @@ import {
   packagesInstalled,
   withLock,
 } from "../../tools/launch.mjs";
+import { proxyAnswer, startHttpProxy } from "../support/httpProxy.ts";
 import { findOldNode } from "../support/oldNode.ts";
+
+const platform = `${process.platform}-${process.arch}`;
+/** The cache's entry of the fetched Node: a home may be shared by machines of several platforms. */
+const fetchedEntry = `node-v${fetchedNode.version}-${platform}`;
 
 let directory: string;
 beforeEach(() => {
@@ -74,8 +79,8 @@ describe("the Node that runs the project", () => {
   });
 
   it("is the fetched one where PATH has none", async () => {
-    const package_ = fetchedNode.packages[`${process.platform}-${process.arch}`]?.name ?? "";
-    const root = join(directory, "nix-builder-fleet", `node-v${fetchedNode.version}`, "node_modules", package_, "bin");
+    const package_ = fetchedNode.packages[platform]?.name ?? "";
+    const root = join(directory, "nix-builder-fleet", fetchedEntry, "node_modules", package_, "bin");
     mkdirSync(root, { recursive: true });
     writeFileSync(join(root, "node"), "");
     const path = join(fakeNode("a", "v20.1.0"), "..");
@@ -243,6 +248,102 @@ describe("node tools/run.mjs", () => {
     });
   });
 
+  describe("where it can't write", () => {
+    it("says where it wants to, and what else may be named", async () => {
+      // Nobody can make a folder below a file, not even root.
+      const home = join(directory, "home");
+      writeFileSync(home, "");
+      const path = sandbox(`
+        import { cacheDirectory, fail, withLock } from "./launch.mjs";
+        withLock(cacheDirectory() + "/x.lock", () => {}).catch(fail);
+      `);
+      const { code, stderr } = await run(path, ["pulumi"], { env: { ...process.env, XDG_CACHE_HOME: "", HOME: home } });
+      expect(stderr).toContain(
+        `This project writes below ${directory} and ${home}/.cache/nix-builder-fleet: both have to be yours`,
+      );
+      expect(stderr).toMatch(/^Something can't be written: .*mkdir '.*XDG_CACHE_HOME may name another folder.*\n$/);
+      expect(code).toBe(1);
+    });
+
+    it("says so already when it looks for a Node", async ({ skip }) => {
+      const { node, reason } = await findOldNode();
+      skip(node === undefined, reason);
+      const home = join(directory, "home");
+      writeFileSync(home, "");
+      const { code, stderr } = await run(sandbox(""), ["pulumi"], { node, env: { PATH: "/nowhere", HOME: home } });
+      expect(stderr).toMatch(/^fetching Node .*\nSomething can't be written: .*mkdir.*XDG_CACHE_HOME.*\n$/);
+      expect(code).toBe(1);
+    });
+
+    it.each([
+      ["EACCES", "open", true],
+      ["EROFS", "mkdir", true],
+      ["ENOSPC", "write", true],
+      ["ENOENT", "open", false],
+      ["EACCES", "spawn", false],
+    ])("takes %s of %s for that: %s", async (code, syscall, told) => {
+      const path = sandbox(`
+        import { fail } from "./launch.mjs";
+        fail(Object.assign(new Error("${code}: whatever, ${syscall}"), { code: "${code}", syscall: "${syscall}" }));
+      `);
+      const { stderr } = await run(path, ["pulumi"]);
+      expect(/^ +at /m.test(stderr)).toBe(!told);
+      expect(stderr.startsWith(`Something can't be written: ${code}: whatever, ${syscall}. `)).toBe(told);
+    });
+  });
+
+  describe("where the person has a proxy", () => {
+    /** Asks for something far away, and for two things on this machine: over HTTP, and over gRPC as Pulumi's program asks its engine. */
+    const script = `
+      import { createServer } from "node:http";
+      import { Client, credentials, Server, ServerCredentials } from "@grpc/grpc-js";
+      const text = (url) => fetch(url).then((response) => response.text(), ({ cause }) => cause.message);
+      const near = createServer((_, response) => response.end("near"));
+      await new Promise((resolve) => near.listen(0, "127.0.0.1", resolve));
+      const engine = new Server();
+      const port = await new Promise((resolve, reject) =>
+        engine.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, bound) => error ? reject(error) : resolve(bound)));
+      const client = new Client("127.0.0.1:" + port, credentials.createInsecure());
+      const reached = await new Promise((resolve) => client.waitForReady(Date.now() + 5000, (error) => resolve(!error)));
+      const far = await text("http://far.invalid/file");
+      console.log(JSON.stringify({ far, near: await text("http://127.0.0.1:" + near.address().port), reached }));
+      process.exit();
+    `;
+
+    it.each<[string, (url: string) => NodeJS.ProcessEnv]>([
+      ["by its small name", (url) => ({ http_proxy: url, https_proxy: url })],
+      ["by its capital name", (url) => ({ HTTP_PROXY: url, HTTPS_PROXY: url, NO_PROXY: "intranet.invalid" })],
+    ])("tasks use it for all that isn't on this machine (%s)", async (_, variables) => {
+      const proxy = await startHttpProxy();
+      try {
+        const env = { ...withoutProxy(process.env), ...variables(proxy.url) };
+        const { stdout, stderr } = await run(sandbox(script), ["pulumi"], { env });
+        expect(stdout, stderr).toBe(`${JSON.stringify({ far: proxyAnswer, near: "near", reached: true })}\n`);
+        expect(new Set(proxy.asked.map((host) => host.replace(/:80$/, "")))).toEqual(new Set(["far.invalid"]));
+      } finally {
+        proxy.close();
+      }
+    });
+
+    it("what the person wants to reach without it stays so, and so does what they have told Node", async () => {
+      const show = "const { no_proxy, NODE_USE_ENV_PROXY } = process.env; console.log(no_proxy, NODE_USE_ENV_PROXY);";
+      const path = sandbox(show);
+      const seen = async (variables: NodeJS.ProcessEnv) =>
+        (await run(path, ["pulumi"], { env: { ...withoutProxy(process.env), ...variables } })).stdout.trim();
+      const http_proxy = "http://proxy.invalid:3128";
+      expect(await seen({ http_proxy })).toBe("localhost,127.0.0.1 1");
+      expect(await seen({ http_proxy, no_proxy: "a.invalid,.b.invalid" })).toBe(
+        "a.invalid,.b.invalid,localhost,127.0.0.1 1",
+      );
+      expect(await seen({ http_proxy, no_proxy: "*", NODE_USE_ENV_PROXY: "0" })).toBe("* 0");
+      expect(await seen({ no_proxy: "a.invalid" })).toBe("a.invalid undefined");
+    });
+
+    function withoutProxy(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+      return Object.fromEntries(Object.entries(env).filter(([name]) => !/_proxy$/i.test(name)));
+    }
+  });
+
   describe("under Node 12", () => {
     let old: Awaited<ReturnType<typeof findOldNode>>;
     beforeAll(async () => {
@@ -251,7 +352,7 @@ describe("node tools/run.mjs", () => {
 
     /** An npm that "fetches" this Node, and writes the lock file as npm 6 or as later ones do. */
     function fakeNpm(form: "old" | "new", integrity?: string): NodeJS.ProcessEnv {
-      const { name = "", integrity: expected = "" } = fetchedNode.packages[`${process.platform}-${process.arch}`] ?? {};
+      const { name = "", integrity: expected = "" } = fetchedNode.packages[platform] ?? {};
       const packages = { [name]: { integrity: integrity ?? expected }, npm: fetchedNode.npm };
       const lock =
         form === "old"
@@ -284,6 +385,19 @@ describe("node tools/run.mjs", () => {
         expect(result.stderr).toContain(`fetching Node ${fetchedNode.version} from the npm registry (this one is v12.`);
       },
     );
+
+    it("fetches it anew where its folder has lost it", async ({ skip }) => {
+      const { node, reason } = old;
+      skip(node === undefined, reason);
+      const entry = join(directory, "nix-builder-fleet", fetchedEntry);
+      mkdirSync(entry, { recursive: true });
+      writeFileSync(join(entry, "left"), "");
+      const path = sandbox("console.log(process.version)");
+      const env = fakeNpm("new");
+      expect(await run(path, ["pulumi"], { node, env })).toMatchObject({ code: 0, stdout: `${process.version}\n` });
+      expect(readdirSync(entry).sort()).toEqual(["node_modules", "package-lock.json", "package.json"]);
+      expect(await run(path, ["pulumi"], { node, env })).toMatchObject({ code: 0, stderr: "" });
+    });
 
     it("refuses another one than expected, in one sentence, and keeps nothing of it", async ({ skip }) => {
       const { node, reason } = old;

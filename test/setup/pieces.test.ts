@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
@@ -30,9 +30,9 @@ describe("an entry of the shared cache", () => {
   });
 
   it("is made once, however many ask at the same time", async () => {
-    const paths = await Promise.all([cached("tool-1", make), cached("tool-1", make)]);
+    const paths = await Promise.all([cached("tool-1", ["tool"], make), cached("tool-1", ["tool"], make)]);
     expect(paths).toEqual([entry(), entry()]);
-    expect(await cached("tool-1", make)).toBe(entry());
+    expect(await cached("tool-1", ["tool"], make)).toBe(entry());
     expect(make).toHaveBeenCalledTimes(1);
   });
 
@@ -41,16 +41,30 @@ describe("an entry of the shared cache", () => {
       writeFileSync(join(path, "half"), "");
       return Promise.reject(new Error("no space"));
     };
-    await expect(cached("tool-1", failing)).rejects.toThrow("no space");
+    await expect(cached("tool-1", ["tool"], failing)).rejects.toThrow("no space");
     expect(existsSync(entry())).toBe(false);
-    await cached("tool-1", make);
+    await cached("tool-1", ["tool"], make);
     expect(existsSync(join(entry(), "half"))).toBe(false);
+  });
+
+  it.each(["", "another-file"])("is made anew where its program is gone (left: '%s')", async (left) => {
+    mkdirSync(entry(), { recursive: true });
+    if (left !== "") writeFileSync(join(entry(), left), "");
+    expect(await cached("tool-1", ["tool"], make)).toBe(entry());
+    expect(readdirSync(entry())).toEqual(["tool"]);
+  });
+
+  it("isn't there, and is complained of, when it was made without its program", async () => {
+    await expect(cached("tool-1", ["tool", "helper"], make)).rejects.toThrow(
+      "tool-1 was made for the cache without its helper.",
+    );
+    expect(existsSync(entry())).toBe(false);
   });
 
   it("is made anew where a killed run left a draft", async () => {
     mkdirSync(`${entry()}.draft`, { recursive: true });
     writeFileSync(`${entry()}.draft/half`, "");
-    await cached("tool-1", make);
+    await cached("tool-1", ["tool"], make);
     expect(existsSync(join(entry(), "half"))).toBe(false);
   });
 });

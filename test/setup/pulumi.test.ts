@@ -1,12 +1,14 @@
-import { execFileSync } from "node:child_process";
+import { execFile, execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createHash } from "node:crypto";
+import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { checkout } from "../../tools/launch.mjs";
 import { pulumiEnvironment, requireStack, tidyStackFiles, usesStack, withoutSalt } from "../../tools/pulumi.ts";
 import { hasOwnBackend, stackOption, whichStack } from "../../tools/stack.ts";
-import type { Toolchain } from "../../tools/setup/index.ts";
+import { setUp, type Toolchain } from "../../tools/setup/index.ts";
 import { withInstalledPlugins } from "../../tools/setup/plugins.ts";
 
 let directory: string;
@@ -20,7 +22,7 @@ afterEach(() => {
   rmSync(directory, { recursive: true, force: true });
 });
 
-function environment(env: NodeJS.ProcessEnv, kind: "genuine" | "substitute" = "genuine"): NodeJS.ProcessEnv {
+function environment(env: NodeJS.ProcessEnv, kind: "genuine" | "substitute" = "genuine"): Promise<NodeJS.ProcessEnv> {
   const toolchain: Toolchain = {
     pulumi: "/pulumi",
     plugins: [{ name: "tls", version: "1.0.0", kind, path: "/tls" }],
@@ -37,40 +39,40 @@ function logIn(current: string): void {
 }
 
 describe("the backend", () => {
-  it("is the checkout's own, with a passphrase that only this user can read", () => {
-    const env = environment({});
+  it("is the checkout's own, with a passphrase that only this user can read", async () => {
+    const env = await environment({});
     expect(env["PULUMI_BACKEND_URL"]).toBe(`file://${directory}/.fleet/state`);
     const file = env["PULUMI_CONFIG_PASSPHRASE_FILE"] ?? "";
     expect(statSync(file).mode & 0o777).toBe(0o600);
     expect(readFileSync(file, "utf8")).toMatch(/^[\w-]{40,}$/);
   });
 
-  it("lies where other users can't look, though the folder was made for all", () => {
+  it("lies where other users can't look, though the folder was made for all", async () => {
     mkdirSync(join(directory, ".fleet"), { mode: 0o755 });
-    environment({});
+    await environment({});
     expect(statSync(join(directory, ".fleet")).mode & 0o777).toBe(0o700);
   });
 
-  it("keeps its passphrase", () => {
-    const read = () => readFileSync(environment({})["PULUMI_CONFIG_PASSPHRASE_FILE"] ?? "", "utf8");
-    expect(read()).toBe(read());
+  it("keeps its passphrase", async () => {
+    const read = async () => readFileSync((await environment({}))["PULUMI_CONFIG_PASSPHRASE_FILE"] ?? "", "utf8");
+    expect(await read()).toBe(await read());
   });
 
   it.each([{ PULUMI_BACKEND_URL: "s3://mine" }, { PULUMI_ACCESS_TOKEN: "pul-1" }])(
     "is the person's, set by %o, and nothing is added",
-    (chosen) => {
-      const env = environment(chosen);
+    async (chosen) => {
+      const env = await environment(chosen);
       expect(env["PULUMI_BACKEND_URL"]).toBe((chosen as NodeJS.ProcessEnv)["PULUMI_BACKEND_URL"]);
       expect(env).not.toHaveProperty("PULUMI_CONFIG_PASSPHRASE_FILE");
       expect(env).not.toHaveProperty("PULUMI_STACK");
     },
   );
 
-  it("is the person's when logged in, and the checkout's again when logged out", () => {
+  it("is the person's when logged in, and the checkout's again when logged out", async () => {
     logIn("https://api.pulumi.com");
-    expect(environment({})).not.toHaveProperty("PULUMI_BACKEND_URL");
+    expect(await environment({})).not.toHaveProperty("PULUMI_BACKEND_URL");
     logIn("");
-    expect(environment({})["PULUMI_BACKEND_URL"]).toMatch(/^file:/);
+    expect((await environment({}))["PULUMI_BACKEND_URL"]).toMatch(/^file:/);
   });
 
   it("is known by the login in HOME where PULUMI_HOME isn't set", () => {
@@ -80,8 +82,8 @@ describe("the backend", () => {
     expect(hasOwnBackend({ HOME: directory })).toBe(false);
   });
 
-  it("takes a passphrase that is set", () => {
-    expect(environment({ PULUMI_CONFIG_PASSPHRASE: "" })).not.toHaveProperty("PULUMI_CONFIG_PASSPHRASE_FILE");
+  it("takes a passphrase that is set", async () => {
+    expect(await environment({ PULUMI_CONFIG_PASSPHRASE: "" })).not.toHaveProperty("PULUMI_CONFIG_PASSPHRASE_FILE");
   });
 });
 
@@ -98,13 +100,13 @@ describe("the stack", () => {
     );
   }
 
-  it("is dev until another one is selected", () => {
-    expect(environment({})["PULUMI_STACK"]).toBe("dev");
+  it("is dev until another one is selected", async () => {
+    expect((await environment({}))["PULUMI_STACK"]).toBe("dev");
     expect(whichStack({ PULUMI_HOME: home }, undefined, directory)).toBe("dev");
     select("mine", own());
-    expect(environment({})).not.toHaveProperty("PULUMI_STACK");
+    expect(await environment({})).not.toHaveProperty("PULUMI_STACK");
     expect(whichStack({ PULUMI_HOME: home }, undefined, directory)).toBe("mine");
-    expect(whichStack(environment({}), undefined, directory)).toBe("mine");
+    expect(whichStack(await environment({}), undefined, directory)).toBe("mine");
   });
 
   it("is the one that a command names, else that of the environment, else the selected one", () => {
@@ -123,19 +125,19 @@ describe("the stack", () => {
     expect(whichStack({ PULUMI_HOME: home }, undefined, directory)).toBe("mine");
   });
 
-  it("is named in a command wherever the same command without a name would take another one", () => {
-    const env = () => environment({});
-    expect(stackOption(env(), "dev", directory)).toBe("");
-    expect(stackOption(env(), "mine", directory)).toBe(" --stack mine");
+  it("is named in a command wherever the same command without a name would take another one", async () => {
+    const env = await environment({});
+    expect(stackOption(env, "dev", directory)).toBe("");
+    expect(stackOption(env, "mine", directory)).toBe(" --stack mine");
     select("mine", own());
-    expect(stackOption(env(), "dev", directory)).toBe(" --stack dev");
-    expect(stackOption(env(), "mine", directory)).toBe("");
+    expect(stackOption(env, "dev", directory)).toBe(" --stack dev");
+    expect(stackOption(env, "mine", directory)).toBe("");
     // The next shell may not have the variable.
-    expect(stackOption({ ...env(), PULUMI_STACK: "dev" }, "dev", directory)).toBe(" --stack dev");
+    expect(stackOption({ ...env, PULUMI_STACK: "dev" }, "dev", directory)).toBe(" --stack dev");
     expect(stackOption({ PULUMI_HOME: home, PULUMI_BACKEND_URL: "s3://x" }, "dev", directory)).toBe(" --stack dev");
   });
 
-  it("that isn't there and has no configuration ends in the command that makes it, and the stacks that there are", () => {
+  it("that isn't there and has no configuration ends in the command that makes it, and the stacks that there are", async () => {
     const stacks = join(directory, ".fleet", "state", ".pulumi", "stacks", "nix-builder-fleet");
     mkdirSync(stacks, { recursive: true });
     for (const file of [
@@ -147,17 +149,44 @@ describe("the stack", () => {
       "old.json.gz.bak",
     ])
       writeFileSync(join(stacks, file), "{}");
-    const require = (stack: string) => {
-      requireStack({ ...environment({}), PULUMI_STACK: stack }, directory);
+    const require = async (stack: string) => {
+      await requireStack({ ...(await environment({})), PULUMI_STACK: stack }, directory);
     };
-    expect(() => {
-      require("nope");
-    }).toThrow(
+    await expect(require("nope")).rejects.toThrow(
       `stack 'nope' does not exist in ${own()} (there are dev, prod.eu, prod); make it with ` +
         "`npm run pulumi -- stack init nope` and write Pulumi.nope.yaml",
     );
-    require("prod");
-    require("prod.eu");
+    await require("prod");
+    await require("prod.eu");
+  });
+
+  it("is made once, with one passphrase, by first starts at the same time", async () => {
+    const bin = join(directory, "bin");
+    mkdirSync(bin);
+    // A CLI that takes its time, and refuses, as the real one does, what is there already.
+    const standIn = `#!/bin/sh
+sleep 0.3
+stacks=${directory}/.fleet/state/.pulumi/stacks/nix-builder-fleet
+echo "$3" >>${directory}/made
+mkdir -p $stacks
+test ! -e "$stacks/$3.json" || { echo "error: stack '$3' already exists" >&2; exit 255; }
+echo '{}' >"$stacks/$3.json"
+`;
+    writeFileSync(join(bin, "pulumi"), standIn, { mode: 0o755 });
+    const script = join(directory, "first.mts");
+    writeFileSync(
+      script,
+      `import { readFileSync } from "node:fs";
+      import { ensureStack, pulumiEnvironment } from "${checkout}/tools/pulumi.ts";
+      const env = await pulumiEnvironment({ plugins: [], env: process.env }, "${directory}");
+      await ensureStack(env, "${directory}");
+      console.log(readFileSync(env.PULUMI_CONFIG_PASSPHRASE_FILE, "utf8"));`,
+    );
+    const env = { PATH: `${bin}:/usr/bin:/bin`, PULUMI_HOME: home, HOME: home };
+    const start = () => promisify(execFile)(process.execPath, [script], { env });
+    const started = await Promise.all([start(), start(), start()]);
+    expect(new Set(started.map(({ stdout }) => stdout.trim())).size).toBe(1);
+    expect(readFileSync(join(directory, "made"), "utf8")).toBe("dev\n");
   });
 
   it.each([
@@ -165,6 +194,9 @@ describe("the stack", () => {
     [["stack", "output", "machines"], true],
     [["stack"], true],
     [["--color", "up", "destroy"], true],
+    [["--color", "never", "up"], true],
+    [["-v", "9", "stack", "--color", "never", "ls"], false],
+    [["-v=9", "--color=never", "up"], true],
     [["up", "--stack", "other"], false],
     [["stack", "init", "x"], false],
     [["up", "--help"], false],
@@ -173,6 +205,19 @@ describe("the stack", () => {
   ])("is needed by %j: %s", (args, expected) => {
     expect(usesStack(args)).toBe(expected);
   });
+});
+
+it("the value of an option that every command has is not taken for the command, whatever the CLI has", async () => {
+  const { pulumi } = await setUp();
+  const help = execFileSync(join(pulumi, "pulumi"), ["--help"], { encoding: "utf8" });
+  const valued = /^ +(?:(-\w), )?(--[\w-]+) (?:string|int|file:) /gm;
+  const options = [...help.slice(help.indexOf("\nFlags:")).matchAll(valued)].flatMap(([, short, long]) => [
+    short,
+    long,
+  ]);
+  expect(options).toContain("--color");
+  for (const option of options.filter((name) => name !== undefined && !["-C", "--cwd"].includes(name)))
+    expect([option, usesStack([option ?? "", "1", "up"])]).toEqual([option, true]);
 });
 
 describe("plugins", () => {
@@ -197,10 +242,10 @@ describe("plugins", () => {
     expect(installed()).toEqual({ PULUMI_HOME: home, PATH: `${directory}/bin:/usr/bin` });
   });
 
-  it("are only kept from being downloaded where a substitute stands in", () => {
+  it("are only kept from being downloaded where a substitute stands in", async () => {
     const name = "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION";
-    expect(environment({}, "substitute")[name]).toBe("true");
-    expect(environment({})).not.toHaveProperty(name);
+    expect((await environment({}, "substitute"))[name]).toBe("true");
+    expect(await environment({})).not.toHaveProperty(name);
   });
 });
 

@@ -1,13 +1,13 @@
 /** actionlint, built once from its Go module and kept in the user's cache. */
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync } from "node:fs";
-import { homedir } from "node:os";
+import { cacheDirectory } from "../../tools/launch.mjs";
 
 const version = "v1.7.7";
 
 /** Path of the program, or why there is none. */
 export function findActionlint(): { readonly path: string } | { readonly missing: string } {
-  const cache = `${process.env["XDG_CACHE_HOME"] ?? `${homedir()}/.cache`}/nix-builder-fleet/actionlint-${version}`;
+  const cache = `${cacheDirectory()}/actionlint-${version}`;
   const path = `${cache}/actionlint`;
   if (existsSync(path)) return { path };
   try {

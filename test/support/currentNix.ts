@@ -4,7 +4,7 @@
  */
 import { execFileSync } from "node:child_process";
 import { chmodSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { homedir } from "node:os";
+import { cacheDirectory } from "../../tools/launch.mjs";
 
 /** A directory to put before PATH, or why there is none. */
 export type CurrentNix = { readonly bin: string } | { readonly missing: string };
@@ -17,8 +17,7 @@ const loaders: Readonly<Record<string, [library: string, loader: string]>> = {
 /** Fetches it the first time (about 30 MB, a minute), and again after a month. */
 export function findCurrentNix(): CurrentNix {
   const month = new Date().toISOString().slice(0, 7);
-  const cache = `${process.env["XDG_CACHE_HOME"] ?? `${homedir()}/.cache`}/nix-builder-fleet`;
-  const directory = `${cache}/nix-of-sid-${month}`;
+  const directory = `${cacheDirectory()}/nix-of-sid-${month}`;
   const bin = `${directory}/bin`;
   if (existsSync(bin)) return { bin };
   const loader = loaders[process.arch];

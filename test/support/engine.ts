@@ -17,7 +17,7 @@ import { execa } from "execa";
 import { stringify } from "yaml";
 import { withCloudPlugins, type CloudPluginName } from "../../tools/setup/cloudPlugins.ts";
 import { setUp } from "../../tools/setup/index.ts";
-import { dropStaleLocks } from "../../tools/staleLocks.ts";
+import { dropStaleLocks, noteRun } from "../../tools/staleLocks.ts";
 import { emulationOwner } from "../../src/local/plan.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
@@ -106,7 +106,7 @@ export class TestDeployment {
 
   /** Starts the CLI; a test may read along and kill it. */
   start(...words: readonly string[]) {
-    return execa("pulumi", [...words, "--color", "never", "--non-interactive"], {
+    const cli = execa("pulumi", [...words, "--color", "never", "--non-interactive"], {
       cwd: this.project,
       env: this.#env,
       all: true,
@@ -114,6 +114,8 @@ export class TestDeployment {
       stdin: "ignore",
       timeout: this.timeLimit,
     });
+    noteRun(cli.pid, this.#env["PULUMI_BACKEND_URL"]);
+    return cli;
   }
 
   /** All outputs, secrets in clear. */

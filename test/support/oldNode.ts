@@ -1,5 +1,4 @@
 /** The oldest Node that has to get as far as fetching another: what `node` is on Debian 11 and Ubuntu 22.04. */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { cached } from "../../tools/setup/cache.ts";
 import { run } from "../../tools/setup/commands.ts";
@@ -14,12 +13,12 @@ const version = "12.22.12";
 export async function findOldNode(): Promise<{ readonly node?: string; readonly reason?: string }> {
   const name = `node-${process.platform}-${process.arch}`;
   try {
-    const directory = await cached(`${name}-v${version}`, async (draft) => {
+    const program = join("node_modules", name, "bin", "node");
+    const directory = await cached(`${name}-v${version}`, [program], async (draft) => {
       const options = ["--ignore-scripts", "--no-audit", "--no-fund", "--prefix", draft];
       await run("npm", ["install", ...options, `${name}@${version}`], { cwd: draft, seconds: 50 });
     });
-    const node = join(directory, "node_modules", name, "bin", "node");
-    return existsSync(node) ? { node } : { reason: `the package ${name}@${version} holds no bin/node` };
+    return { node: join(directory, program) };
   } catch (error) {
     return {
       reason: `Node ${version} could not be fetched: ${error instanceof Error ? error.message : String(error)}`,

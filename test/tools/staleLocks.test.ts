@@ -1,47 +1,132 @@
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
-import { afterEach, expect, it } from "vitest";
-import { dropStaleLocks } from "../../tools/staleLocks.ts";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { checkout } from "../../tools/launch.mjs";
+import { dropStaleLocks, noteRun } from "../../tools/staleLocks.ts";
 
-const state = mkdtempSync(`${tmpdir()}/fleet-locks-`);
-const locks = `${state}/.pulumi/locks/organization/nix-builder-fleet/dev`;
-const write = (name: string, lock: unknown) => {
+let folder: string;
+let locks: string;
+let backend: string;
+beforeEach(() => {
+  folder = mkdtempSync(`${tmpdir()}/fleet-locks-`);
+  backend = `file://${folder}/state`;
+  locks = `${folder}/state/.pulumi/locks/organization/nix-builder-fleet/dev`;
   mkdirSync(locks, { recursive: true });
+});
+afterEach(() => {
+  vi.restoreAllMocks();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const write = (name: string, lock: unknown) => {
   writeFileSync(`${locks}/${name}.json`, typeof lock === "string" ? lock : JSON.stringify(lock));
 };
-afterEach(() => {
-  rmSync(state, { recursive: true, force: true });
-});
+const note = (pid: number | undefined) => {
+  noteRun(pid, backend, folder);
+};
+const drop = () => dropStaleLocks(backend, folder);
+const notes = () =>
+  readdirSync(`${folder}/.fleet/runs`).flatMap((name) => readdirSync(`${folder}/.fleet/runs/${name}`));
 
 /** Above any pid that Linux gives out. */
 const nobody = 2 ** 22 + 1;
 
-it("drops the lock of a process that has ended, and of one whose number another program has now", () => {
+it("drops the lock of a run that has ended, and of one whose number another program has now", () => {
   write("dead", { pid: nobody, hostname: hostname() });
   write("reused", { pid: 1, hostname: hostname() });
-  expect(dropStaleLocks(`file://${state}`).sort((a, b) => a - b)).toEqual([1, nobody]);
+  note(nobody);
+  note(1);
+  const { dropped, unknown } = drop();
+  expect([...dropped].sort((a, b) => a - b)).toEqual([1, nobody]);
+  expect(unknown).toEqual([]);
   expect(readdirSync(locks)).toEqual([]);
+  expect(notes()).toEqual([]);
+});
+
+it("drops the lock of a run that a restart of the machine has ended", () => {
+  write("dead", { pid: nobody, hostname: hostname() });
+  note(nobody);
+  const runs = `${folder}/.fleet/runs/${readdirSync(`${folder}/.fleet/runs`)[0] ?? ""}`;
+  renameSync(`${runs}/${notes()[0] ?? ""}`, `${runs}/${nobody}.00000000-0000-0000-0000-000000000000.1`);
+  expect(drop()).toEqual({ dropped: [nobody], unknown: [] });
+});
+
+it("keeps the lock of a process that isn't there and that this checkout hasn't started, and says so", () => {
+  write("dead", { pid: nobody, hostname: hostname() });
+  expect(drop()).toEqual({ dropped: [], unknown: [{ pid: nobody, stack: "dev" }] });
+  expect(readdirSync(locks)).toEqual(["dead.json"]);
+});
+
+describe("a run that goes on", () => {
+  let cli: ChildProcess;
+  beforeEach(async () => {
+    cli = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)", "pulumi"], { stdio: "ignore" });
+    await once(cli, "spawn");
+    write("alive", { pid: cli.pid, hostname: hostname() });
+    note(cli.pid);
+  });
+  afterEach(() => cli.kill("SIGKILL"));
+
+  it("keeps its lock", () => {
+    expect(drop()).toEqual({ dropped: [], unknown: [] });
+    expect(readdirSync(locks)).toEqual(["alive.json"]);
+    expect(notes()).toHaveLength(1);
+  });
+
+  it("keeps its lock when it is another user's, and /proc shows nothing of it", () => {
+    // What kill(2) answers about others; root, as whom tests may run, would be told of itself only.
+    vi.spyOn(process, "kill").mockImplementation(() => {
+      throw Object.assign(new Error("kill EPERM"), { code: "EPERM" });
+    });
+    write("alive", { pid: nobody, hostname: hostname() });
+    note(nobody);
+    expect(drop()).toEqual({ dropped: [], unknown: [] });
+    expect(readdirSync(locks)).toEqual(["alive.json"]);
+  });
+
+  it("keeps its lock when it is looked at from a container that has this machine's name", ({ skip }) => {
+    const namespace = ["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"];
+    const inside = (...command: string[]) =>
+      execFileSync("unshare", [...namespace, ...command], { encoding: "utf8", stdio: "pipe" });
+    try {
+      inside("true");
+    } catch {
+      skip("This machine allows no PID namespaces.");
+    }
+    const script = `import { dropStaleLocks } from "${checkout}/tools/staleLocks.ts";
+      console.log(JSON.stringify(dropStaleLocks(${JSON.stringify(backend)}, ${JSON.stringify(folder)})));`;
+    writeFileSync(`${folder}/look.mts`, script);
+    const said: unknown = JSON.parse(inside(process.execPath, `${folder}/look.mts`));
+    expect(said).toEqual({ dropped: [], unknown: [{ pid: cli.pid, stack: "dev" }] });
+    expect(readdirSync(locks)).toEqual(["alive.json"]);
+    expect(notes()).toHaveLength(1);
+  });
 });
 
 it("removes attributes that a killed process had half written, and no others", () => {
-  const stacks = `${state}/.pulumi/stacks/nix-builder-fleet`;
+  const stacks = `${folder}/state/.pulumi/stacks/nix-builder-fleet`;
   mkdirSync(stacks, { recursive: true });
   writeFileSync(`${stacks}/dev.json`, "");
   writeFileSync(`${stacks}/dev.json.attrs`, "");
   writeFileSync(`${stacks}/dev.json.bak.attrs`, '{"user.cache_control":"","md5"');
   writeFileSync(`${stacks}/prod.json.attrs`, '{"md5":"x"}\n');
-  dropStaleLocks(`file://${state}`);
+  drop();
   expect(readdirSync(stacks)).toHaveLength(4);
   write("dead", { pid: nobody, hostname: hostname() });
-  dropStaleLocks(`file://${state}`);
+  note(nobody);
+  drop();
   expect(readdirSync(stacks)).toEqual(["dev.json", "prod.json.attrs"]);
 });
 
 it("keeps the lock of another machine, of what it can't read, and of a backend that is no folder", () => {
   write("elsewhere", { pid: nobody, hostname: "another-machine" });
   write("nonsense", "{");
-  expect(dropStaleLocks(`file://${state}`)).toEqual([]);
+  note(nobody);
+  const nothing = { dropped: [], unknown: [] };
+  expect(drop()).toEqual(nothing);
   expect(readdirSync(locks)).toHaveLength(2);
-  expect(dropStaleLocks("s3://bucket")).toEqual([]);
-  expect(dropStaleLocks(undefined)).toEqual([]);
+  expect(dropStaleLocks("s3://bucket", folder)).toEqual(nothing);
+  expect(dropStaleLocks(undefined, folder)).toEqual(nothing);
 });

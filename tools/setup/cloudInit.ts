@@ -32,13 +32,18 @@ export async function findCloudInit(host: Host): Promise<CloudInit> {
   if (host.distribution === "other")
     throw new LaunchError("cloud-init is fetched with apt, and this is not a Debian or Ubuntu");
   const architecture = host.platform.endsWith("-arm64") ? "arm64" : "amd64";
-  const directory = await cached(`cloud-init-${host.distribution}-${host.codename}`, async (draft) => {
-    await step("fetching cloud-init for a test with apt", async () => {
-      for (const name of packages) await unpackPackage(host, name, architecture, draft);
-    });
-  });
-  const path = packages
-    .map((name) => join(directory, `${name}-${architecture}`, "usr/lib/python3/dist-packages"))
+  const folders = packages.map((name) => `${name}-${architecture}`);
+  const directory = await cached(
+    `cloud-init-${host.distribution}-${host.codename}-${architecture}`,
+    folders,
+    async (draft) => {
+      await step("fetching cloud-init for a test with apt", async () => {
+        for (const name of packages) await unpackPackage(host, name, architecture, draft);
+      });
+    },
+  );
+  const path = folders
+    .map((folder) => join(directory, folder, "usr/lib/python3/dist-packages"))
     .filter((modules) => existsSync(modules))
     .join(delimiter);
   return { python, path };

@@ -62,7 +62,7 @@ async function findCloudPlugin(host: Host, name: CloudPluginName, env: NodeJS.Pr
       // What can't be downloaded is built; the log has the reason.
     }
   }
-  return cached(entryName(host, name), (directory) =>
+  return cached(entryName(host, name), [program], (directory) =>
     step(
       `building the Pulumi plugin ${name} ${version} from Go modules`,
       () => (name === "aws" ? buildAws(host, version, directory) : build(host, name, version, directory)),

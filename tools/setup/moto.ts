@@ -26,8 +26,8 @@ export async function findMoto(): Promise<Moto> {
   const python = findProgram("python3");
   if (python === undefined)
     throw new LaunchError("The EC2 emulator needs Python 3 with pip: sudo apt-get install python3 python3-pip");
-  const name = `moto-${fingerprint(readFileSync(requirements, "utf8"), python).slice(0, 12)}`;
-  const path = await cached(name, async (directory) => {
+  const name = `moto-${fingerprint(readFileSync(requirements, "utf8"), python, process.arch).slice(0, 12)}`;
+  const path = await cached(name, ["moto"], async (directory) => {
     await step(
       "fetching the EC2 emulator moto from PyPI",
       () =>

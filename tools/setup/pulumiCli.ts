@@ -6,7 +6,7 @@ import { cached } from "./cache.ts";
 import { run, versionOf } from "./commands.ts";
 import { download, publishedSha256 } from "./download.ts";
 import { build, findGo } from "./go.ts";
-import { findProgram, type Host, isProgram } from "./host.ts";
+import { findProgram, type Host } from "./host.ts";
 import { say, step } from "./progress.ts";
 import { languageHost, origins, pulumi as pinned } from "./versions.ts";
 
@@ -23,7 +23,8 @@ export async function findPulumi(host: Host, official: () => Promise<boolean>): 
     if (version !== undefined && atLeast(version, pinned.minimum)) return dirname(own);
     say(`the Pulumi CLI on PATH is ${version ?? "broken"}, at least ${pinned.minimum} is needed: getting another one`);
   }
-  return cached(`pulumi-v${pinned.version}-${host.platform}`, async (directory) => {
+  const programs = ["pulumi", "pulumi-language-nodejs"];
+  return cached(`pulumi-v${pinned.version}-${host.platform}`, programs, async (directory) => {
     if (await official()) {
       try {
         await step(`downloading the Pulumi CLI ${pinned.version}`, () => downloadRelease(host, directory));
@@ -88,7 +89,6 @@ async function buildFromModules(host: Host, directory: string): Promise<void> {
   const dynamicProvider = join(directory, "pulumi-resource-pulumi-nodejs");
   await writeFile(dynamicProvider, dynamicProviderScript);
   await chmod(dynamicProvider, 0o755);
-  if (!isProgram(join(directory, "pulumi"))) throw new Error(`no CLI was built in ${directory}`);
 }
 
 /** Does what nodejs/dist/pulumi-resource-pulumi-nodejs of the SDK does: serves Pulumi's dynamic resources. */

@@ -66,7 +66,7 @@ export async function findBootableDebian(host: Host): Promise<BootableDebian> {
   if (obstacle !== undefined) throw new LaunchError(`There is no virtual machine here: ${obstacle}.`);
   const qemu = await installed("qemu-system-x86_64", "qemu-system-x86");
   const name = `debian-${suite}-vm-${fingerprint(...options).slice(0, 12)}`;
-  const directory = await cached(name, async (draft) => {
+  const directory = await cached(name, ["vmlinuz", "initrd.img", "disk"], async (draft) => {
     await installed("mmdebstrap", "mmdebstrap");
     await installed("mke2fs", "e2fsprogs");
     if (!existsSync(keyring)) await installPackages(["debian-archive-keyring"]);
