@@ -163,6 +163,8 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
   }) => {
     fleet.configure(configuration([{ ...own, spot: true }]));
     await up();
+    // Nothing of a builder that is there is left of a killed deployment, its spot request included.
+    expect(ec2.requests.filter(({ Action }) => Action === "CancelSpotInstanceRequests")).toEqual([]);
     expect(await up()).toMatch(/unchanged/);
     const [before] = await instances();
     expect(before).toMatchObject({ InstanceLifecycle: "spot" });
