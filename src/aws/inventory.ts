@@ -38,6 +38,8 @@ export interface Item {
   readonly id: string;
   /** Its tag `Name`, or its id. */
   readonly name: string;
+  /** Id of its stack, by the tag. */
+  readonly stack?: string;
   /** Id of the instance that it is for and goes with. */
   readonly instance?: string;
 }
@@ -48,8 +50,15 @@ export async function findTagged(ec2: EC2Client, wanted: Readonly<Record<string,
   const found = await Promise.all(
     Object.entries(kinds).map(async ([kind, { find }]) =>
       (await find(ec2, filters)).map(({ id = "", named, instance }): Item => {
-        const name = named?.find(({ Key }) => Key === "Name")?.Value ?? id;
-        return { kind, id, name, ...(instance !== undefined && { instance }) };
+        const tag = (name: string) => named?.find(({ Key }) => Key === name)?.Value;
+        const stack = tag(tags.stack);
+        return {
+          kind,
+          id,
+          name: tag("Name") ?? id,
+          ...(stack !== undefined && { stack }),
+          ...(instance !== undefined && { instance }),
+        };
       }),
     ),
   );

@@ -8,6 +8,7 @@ import { findLabelled, kinds, labels, type Item } from "../hcloud/inventory.ts";
 import { snapshotLabel } from "../hcloud/schema.ts";
 import { toHostKey } from "../ssh/hostKey.ts";
 import { bake, type Baked } from "./bake.ts";
+import { remainsAdvice } from "./remains.ts";
 import { CliError, stackDirectory } from "./stack.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
@@ -53,14 +54,13 @@ export async function hasToken(stack: string): Promise<boolean> {
 export function renderRemains(stack: string, { left, snapshots }: Remains): string {
   const lines = left.map(({ kind, id, name, labels: own }) => {
     const builder = own[labels.builder];
-    return `  ${kind} ${name} (id ${id})${builder === undefined ? "" : `, builder ${builder}`}, expires ${own[labels.expires] ?? "never"}`;
+    const named = builder === undefined ? "" : `, builder ${builder}`;
+    return `  ${kind} ${name} (id ${id})${named}, stack id ${own[labels.stack] ?? "unknown"}, expires ${own[labels.expires] ?? "never"}`;
   });
   const verdict =
     left.length === 0
       ? `Nothing of fleet ${stack} is left at Hetzner Cloud.`
-      : `Of fleet ${stack} there is still at Hetzner Cloud:\n${lines.join("\n")}\n` +
-        "`npm run pulumi -- destroy` removes what its state knows of, and what a killed deployment left; what stays then has to " +
-        "be deleted in the console.";
+      : `Of fleet ${stack} there is still at Hetzner Cloud:\n${lines.join("\n")}\n${remainsAdvice}`;
   const kept = snapshots.length === 0 ? "" : `\nSnapshots of builders, kept on purpose: ${snapshots.length}`;
   return verdict + kept;
 }

@@ -358,7 +358,7 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
     const before = await verify();
     expect(before.exitCode).toBe(1);
     for (const kind of ["instance", "volume", "security-group", "key-pair", "vpc"])
-      expect(before.stdout).toMatch(new RegExp(`^  ${kind} ${fleet.stack}-`, "m"));
+      expect(before.stdout).toMatch(new RegExp(`^  ${kind} ${fleet.stack}-.*, stack id [0-9a-f]{16}$`, "m"));
     await fleet.destroy();
     expect(await verify()).toMatchObject({
       exitCode: 0,

@@ -157,10 +157,12 @@ describe("`fleet verify-gone`", () => {
   it("exits with 1 and names what still carries the fleet's label, and with 0 when there is nothing", async () => {
     await makeKey("left", own);
     await makeKey("another fleet's", { [labels.fleet]: "prod" });
-    expect(await verifyGone()).toMatchObject({
-      exitCode: 1,
-      stdout: expect.stringMatching(/ssh_keys left .*builder arm/) as unknown,
-    });
+    await makeKey("theirs", { ...own, [labels.stack]: "s2" });
+    const { exitCode, stdout } = await verifyGone();
+    expect(exitCode).toBe(1);
+    expect(stdout).toMatch(/ssh_keys left .*builder arm, stack id s1,/);
+    expect(stdout).toMatch(/ssh_keys theirs .*stack id s2,/);
+    expect(stdout).toMatch(/deleted in the console, unless its stack id is that of another checkout's fleet/);
     await remove(api, await findLabelled(api, { [labels.fleet]: "dev" }));
     expect(await verifyGone()).toMatchObject({ exitCode: 0, stdout: "Nothing of fleet dev is left at Hetzner Cloud." });
   });
