@@ -14,6 +14,7 @@ import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
 import { environmentOf, type AwsAccess } from "../../src/aws/access.ts";
 import type { AwsLookup } from "../../src/aws/lookup.ts";
+import { NotAtAws, originOf, type Origin } from "../../src/aws/origin.ts";
 import type { Place, Placement } from "../../src/aws/placement.ts";
 import { tags } from "../../src/aws/tags.ts";
 import { builderUser } from "../../src/bootstrap/builderFiles.ts";
@@ -98,13 +99,23 @@ export class AwsAccount extends pulumi.ComponentResource {
     this.#ids.push(instance.id);
   }
 
+  /** What a builder's instance is made of. Known in previews as soon as the stack's id is. */
+  originOf(spec: AwsBuilderSpec): pulumi.Output<Origin> {
+    return this.tags.apply((common) => {
+      try {
+        return originOf(this.lookup, spec, common[tags.stack] ?? "");
+      } catch (error) {
+        throw error instanceof NotAtAws ? new pulumi.RunError(error.message) : error;
+      }
+    });
+  }
+
   /** Tags of one builder's instance and its volumes. */
-  tagsOf({ name, alias }: AwsBuilderSpec): pulumi.Output<Record<string, string>> {
-    const generation = this.lookup.generations[name] ?? "";
-    return this.tags.apply((common): Record<string, string> => ({
+  tagsOf(spec: AwsBuilderSpec): pulumi.Output<Record<string, string>> {
+    return pulumi.all([this.tags, this.originOf(spec)]).apply(([common, { generation }]): Record<string, string> => ({
       ...common,
-      Name: alias,
-      [tags.builder]: name,
+      Name: spec.alias,
+      [tags.builder]: spec.name,
       [tags.generation]: generation,
     }));
   }
@@ -144,12 +155,14 @@ export class AwsAccount extends pulumi.ComponentResource {
 
   #hold(spec: AwsBuilderSpec): command.Command {
     const hold = scriptCommand("aws/main.ts", "place");
-    const wanted = pulumi.all([this.tagsOf(spec), pulumi.all(this.subnetIds)]).apply(([own, subnetIds]): Placement => {
-      const places = spec.candidates.flatMap((instanceType) =>
-        subnetIds.map((subnetId): Place => ({ instanceType, subnetId })),
-      );
-      return { alias: spec.alias, places, tags: own, imageId: this.lookup.images[spec.name] ?? "", spot: spec.spot };
-    });
+    const wanted = pulumi
+      .all([this.tagsOf(spec), this.originOf(spec), pulumi.all(this.subnetIds)])
+      .apply(([own, { image }, subnetIds]): Placement => {
+        const places = spec.candidates.flatMap((instanceType) =>
+          subnetIds.map((subnetId): Place => ({ instanceType, subnetId })),
+        );
+        return { alias: spec.alias, places, tags: own, imageId: image, spot: spec.spot };
+      });
     return new command.Command(
       `${spec.name}-placement`,
       {
@@ -277,10 +290,11 @@ export class AwsMachine extends pulumi.ComponentResource implements Machine {
     const identity = new SshIdentity(`${name}-host-key`, child);
     const { place, dependsOn } = account.placeOf(spec);
     const parameters = builderParameters(spec, fleet.aws);
+    const origin = account.originOf(spec);
     const instance = new Instance(
       name,
       {
-        ami: account.lookup.images[spec.name] ?? "",
+        ami: origin.image,
         instanceType: place.instanceType,
         subnetId: place.subnetId,
         associatePublicIpAddress: spec.publicAddress,
@@ -329,7 +343,7 @@ export class AwsMachine extends pulumi.ComponentResource implements Machine {
         // These count at birth only: new keys come in over SSH. The image of a running builder is looked up and stays.
         ignoreChanges: ["userData", "keyName"],
         // An instance that is gone, as spot instances may be at any time, is made again.
-        replacementTrigger: account.lookup.generations[spec.name] ?? "",
+        replacementTrigger: origin.generation,
         // The plugin repeats a refused request for as long (hashicorp/terraform-provider-aws#43193).
         customTimeouts: { create: "10m" },
       },

@@ -38,6 +38,10 @@ export interface Item {
   readonly id: string;
   /** Its tag `Name`, or its id. */
   readonly name: string;
+  /** Id of its stack, by the tag. */
+  readonly stack?: string;
+  /** Id of the instance that it is for and goes with. */
+  readonly instance?: string;
 }
 
 /** Everything that exists and carries the tags; what is only remembered, as an instance for an hour after its end, doesn't. */
@@ -45,8 +49,16 @@ export async function findTagged(ec2: EC2Client, wanted: Readonly<Record<string,
   const filters = Object.entries(wanted).map(([name, value]) => ({ Name: `tag:${name}`, Values: [value] }));
   const found = await Promise.all(
     Object.entries(kinds).map(async ([kind, { find }]) =>
-      (await find(ec2, filters)).map(({ id = "", named }): Item => {
-        return { kind, id, name: named?.find(({ Key }) => Key === "Name")?.Value ?? id };
+      (await find(ec2, filters)).map(({ id = "", named, instance }): Item => {
+        const tag = (name: string) => named?.find(({ Key }) => Key === name)?.Value;
+        const stack = tag(tags.stack);
+        return {
+          kind,
+          id,
+          name: tag("Name") ?? id,
+          ...(stack !== undefined && { stack }),
+          ...(instance !== undefined && { instance }),
+        };
       }),
     ),
   );
@@ -63,7 +75,9 @@ export interface Known {
 export async function findOrphans(ec2: EC2Client, { tags: own, keep }: Known): Promise<Item[]> {
   const stack = own[tags.stack];
   if (stack === undefined) return [];
-  const found = (await findTagged(ec2, { [tags.stack]: stack })).filter(({ id }) => !keep.includes(id));
+  const found = (await findTagged(ec2, { [tags.stack]: stack })).filter(
+    ({ id, instance }) => !keep.includes(id) && !(instance !== undefined && keep.includes(instance)),
+  );
   const volumes = found.filter(({ kind }) => kind === "volume").map(({ id }) => id);
   if (volumes.length === 0) return found;
   // An attached volume goes with its instance.
@@ -103,6 +117,7 @@ type Filters = { Name: string; Values: string[] }[];
 interface Described {
   readonly id: string | undefined;
   readonly named: Tag[] | undefined;
+  readonly instance?: string | undefined;
 }
 
 /** How each kind is found and deleted, in the order in which deleting works. */
@@ -131,7 +146,11 @@ const kinds: Readonly<
         new DescribeSpotInstanceRequestsCommand({ Filters: [{ Name: "state", Values: ["open", "active"] }] }),
       );
       return SpotInstanceRequests.filter(({ SpotInstanceRequestId: id = "" }) => instances.includes(id)).map(
-        ({ SpotInstanceRequestId, Tags }) => ({ id: SpotInstanceRequestId, named: Tags }),
+        ({ SpotInstanceRequestId, Tags, InstanceId }) => ({
+          id: SpotInstanceRequestId,
+          named: Tags,
+          instance: InstanceId,
+        }),
       );
     },
     remove: (ec2, id) => ec2.send(new CancelSpotInstanceRequestsCommand({ SpotInstanceRequestIds: [id] })),

@@ -12,6 +12,7 @@ import type { AwsBuilderSpec, FleetSpec } from "../fleetSpec.ts";
 import type { System } from "../nix/system.ts";
 import { asking } from "./api.ts";
 import { findInstances } from "./inventory.ts";
+import { NotAtAws, type FoundInstance, type FoundOrigins } from "./origin.ts";
 import { isMissing, pages } from "./pages.ts";
 import { tags } from "./tags.ts";
 
@@ -25,20 +26,11 @@ export interface ExistingSubnet {
 }
 
 /** What was found. */
-export interface AwsLookup {
-  /** Builder name → image to start it from: that of its instance, while there is one of a wanted type. */
-  readonly images: Readonly<Record<string, string>>;
-  /** Builder name → what changes when its instance is gone, as a spot instance may be at any time. */
-  readonly generations: Readonly<Record<string, string>>;
+export interface AwsLookup extends FoundOrigins {
   /** Availability zones in which a network of the fleet's own gets a subnet. */
   readonly zones: readonly string[];
   /** The subnets that the configuration names. */
   readonly subnets: readonly ExistingSubnet[];
-}
-
-/** What the configuration asks for and AWS doesn't have: the message is all that a person needs. */
-export class NotAtAws extends Error {
-  override readonly name = "NotAtAws";
 }
 
 /**
@@ -50,72 +42,71 @@ export async function lookUp(ec2: EC2Client, spec: FleetSpec, region: string): P
   const found = await asking(region, async () => {
     const builders = spec.builders.filter((builder) => builder.provider === "aws");
     const { network, nixosRelease } = spec.aws;
-    const running = await findRunning(ec2, spec, builders);
+    const instances = await findFleetInstances(ec2, spec);
     const [images, zones, subnets] = await Promise.all([
-      findImages(ec2, builders, running, nixosRelease, region, problems),
+      findImages(ec2, builders, instances, nixosRelease, region, problems),
       "subnetIds" in network ? [] : findZones(ec2, builders, network.zones, region, problems),
       "subnetIds" in network ? findSubnets(ec2, network.subnetIds, builders, region, problems) : [],
     ]);
-    const generations = builders.map(
-      ({ name }) => [name, running.get(name)?.generation ?? randomBytes(4).toString("hex")] as const,
-    );
-    return { images, zones, subnets, generations: Object.fromEntries(generations) };
+    return { images, zones, subnets, instances, nextGeneration: randomBytes(4).toString("hex") };
   });
   if (problems.length > 0) throw new NotAtAws(problems.join("\n"));
   return found;
 }
 
-interface Running {
-  readonly image: string | undefined;
-  readonly generation: string | undefined;
-}
-
-/** The instances that builders have. */
-async function findRunning(
-  ec2: EC2Client,
-  { fleet }: FleetSpec,
-  builders: readonly AwsBuilderSpec[],
-): Promise<Map<string, Running>> {
+/** The builders' instances of all fleets of this name. The stack's id isn't known yet: its state has it, which only resources can read. */
+async function findFleetInstances(ec2: EC2Client, { fleet }: FleetSpec): Promise<FoundInstance[]> {
   const found = await findInstances(ec2, [
     { Name: `tag:${tags.fleet}`, Values: [fleet] },
     { Name: "instance-state-name", Values: ["pending", "running", "stopping", "stopped"] },
   ]);
-  const running = new Map<string, Running>();
-  for (const { Tags = [], InstanceType: type = "", ImageId } of found) {
+  return found.flatMap(({ Tags = [], InstanceType: instanceType, ImageId: image }) => {
     const tag = (name: string) => Tags.find(({ Key }) => Key === name)?.Value;
-    const builder = builders.find(({ name }) => name === tag(tags.builder));
-    if (builder === undefined || tag(tags.role) !== undefined) continue;
-    const image = builder.candidates.includes(type) ? ImageId : undefined;
-    running.set(builder.name, { image, generation: tag(tags.generation) });
-  }
-  return running;
+    if (tag(tags.role) !== undefined) return [];
+    return {
+      stack: tag(tags.stack),
+      builder: tag(tags.builder),
+      instanceType,
+      image,
+      generation: tag(tags.generation),
+    };
+  });
 }
 
 const architectures: Readonly<Record<System, string>> = { "x86_64-linux": "x86_64", "aarch64-linux": "arm64" };
 
+/** Builder name → image for a new instance. What only a builder without an instance needs is a problem only where no instance was found. */
 async function findImages(
   ec2: EC2Client,
   builders: readonly AwsBuilderSpec[],
-  running: ReadonlyMap<string, Running>,
+  instances: readonly FoundInstance[],
   release: string,
   region: string,
   problems: string[],
 ): Promise<Record<string, string>> {
-  const found = new Map<System, Promise<string | undefined>>();
-  const official = (system: System): Promise<string | undefined> => {
-    const known = found.get(system) ?? findOfficialImage(ec2, system, release, region, problems);
+  const found = new Map<System, ReturnType<typeof findOfficialImage>>();
+  const official = (system: System): ReturnType<typeof findOfficialImage> => {
+    const known = found.get(system) ?? findOfficialImage(ec2, system, release, region);
     found.set(system, known);
     return known;
   };
+  const missing = new Set<string>();
   const entries = await Promise.all(
-    builders.map(async ({ name, system, ami }) => {
-      const kept = running.get(name)?.image;
-      if (ami === undefined) return [name, kept ?? (await official(system)) ?? ""] as const;
-      if (ami !== kept) await checkImage(ec2, ami, name, system, region, problems);
-      return [name, ami] as const;
+    builders.map(async ({ name, system, ami, candidates }) => {
+      const running = instances.filter(
+        ({ builder, instanceType = "" }) => builder === name && candidates.includes(instanceType),
+      );
+      if (ami !== undefined) {
+        if (!running.some(({ image }) => image === ami)) await checkImage(ec2, ami, name, system, region, problems);
+        return [[name, ami] as const];
+      }
+      const { image, problem } = await official(system);
+      if (problem !== undefined && running.length === 0) missing.add(problem);
+      return image === undefined ? [] : [[name, image] as const];
     }),
   );
-  return Object.fromEntries(entries);
+  problems.push(...missing);
+  return Object.fromEntries(entries.flat());
 }
 
 async function findOfficialImage(
@@ -123,8 +114,7 @@ async function findOfficialImage(
   system: System,
   release: string,
   region: string,
-  problems: string[],
-): Promise<string | undefined> {
+): Promise<{ readonly image?: string; readonly problem?: string }> {
   const architecture = architectures[system];
   // Images are deprecated after 90 days, and then only shown to those who ask.
   const { Images: images = [] } = await ec2.send(
@@ -143,18 +133,16 @@ async function findOfficialImage(
     (best, one) => ((one.CreationDate ?? "") > (best?.CreationDate ?? "") ? one : best),
     undefined,
   );
-  if (newest?.ImageId === undefined) {
-    const releases = [...new Set(images.map(({ Name }) => /^nixos\/(\d\d\.\d\d)/.exec(Name ?? "")?.[1] ?? ""))]
-      .filter((one) => one !== "")
-      .sort();
-    problems.push(
-      `aws.nixosRelease: there is no image of NixOS ${release} for ${system} in ${region}; ` +
-        (releases.length === 0
-          ? "there is none of any release, so set `ami` to one of your own or another region"
-          : `there are ${releases.join(", ")}`),
-    );
-  }
-  return newest?.ImageId;
+  if (newest?.ImageId !== undefined) return { image: newest.ImageId };
+  const releases = [...new Set(images.map(({ Name }) => /^nixos\/(\d\d\.\d\d)/.exec(Name ?? "")?.[1] ?? ""))]
+    .filter((one) => one !== "")
+    .sort();
+  const problem =
+    `aws.nixosRelease: there is no image of NixOS ${release} for ${system} in ${region}; ` +
+    (releases.length === 0
+      ? "there is none of any release, so set `ami` to one of your own or another region"
+      : `there are ${releases.join(", ")}`);
+  return { problem };
 }
 
 async function checkImage(

@@ -4,6 +4,7 @@ import { execa } from "execa";
 import { accessVariables, type AwsAccess } from "../aws/access.ts";
 import type { Item } from "../aws/inventory.ts";
 import { tags } from "../aws/tags.ts";
+import { remainsAdvice } from "./remains.ts";
 import { CliError } from "./stack.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
@@ -51,10 +52,8 @@ export async function findAwsRemains(stack: string, access: AwsAccess): Promise<
 /** For people. */
 export function renderAwsRemains(stack: string, { region }: AwsAccess, left: readonly Item[]): string {
   if (left.length === 0) return `Nothing of fleet ${stack} is left at AWS in ${region}.`;
-  const lines = left.map(({ kind, id, name }) => `  ${kind} ${name}${name === id ? "" : ` (${id})`}`);
-  return (
-    `Of fleet ${stack} there is still at AWS in ${region}:\n${lines.join("\n")}\n` +
-    "`npm run pulumi -- destroy` removes what its state knows of, and what a killed deployment left; what stays then has to " +
-    "be deleted in the console."
-  );
+  const lines = left.map(({ kind, id, name, stack: own }) => {
+    return `  ${kind} ${name}${name === id ? "" : ` (${id})`}${own === undefined ? "" : `, stack id ${own}`}`;
+  });
+  return `Of fleet ${stack} there is still at AWS in ${region}:\n${lines.join("\n")}\n${remainsAdvice}`;
 }

@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import * as z from "zod";
 import { builderDirectory } from "../bootstrap/builderFiles.ts";
 import { HcloudError, type HcloudApi } from "../hcloud/api.ts";
-import { findLabelled, labels } from "../hcloud/inventory.ts";
+import { labels } from "../hcloud/inventory.ts";
 import { snapshotLabel } from "../hcloud/schema.ts";
 import { sshCommand, type Target } from "../provision/ssh.ts";
 import { CliError } from "./stack.ts";
@@ -15,6 +15,8 @@ export interface Baking {
   readonly fleet: string;
   /** The builder's name within the fleet. */
   readonly builder: string;
+  /** Id of its server. */
+  readonly server: number;
   readonly target: Target;
   /** OpenSSH private key that opens root. */
   readonly adminPrivateKey: string;
@@ -65,7 +67,6 @@ echo kept
 exit 0
 `;
 
-const server = z.object({ id: z.number(), labels: z.record(z.string(), z.string()) });
 const image = z.object({
   id: z.number(),
   created: z.string(),
@@ -82,18 +83,13 @@ const created = z.object({ image: z.object({ id: z.number() }) });
  * @throws CliError in words; then there is no new snapshot.
  */
 export async function bake(api: HcloudApi, baking: Baking, say: (progress: string) => void): Promise<Baked> {
-  const [found] = (
-    await findLabelled(api, { [labels.fleet]: baking.fleet, [labels.builder]: baking.builder }, ["servers"])
-  ).filter(({ labels: own }) => own[labels.role] === undefined);
-  if (found === undefined)
-    throw new CliError(`fleet ${baking.fleet} has no builder '${baking.builder}' at Hetzner Cloud`);
   const interruption = awaitInterruption();
   const session = new CleaningSession(baking);
   try {
     say("cleaning the builder of its keys and garbage");
     await Promise.race([interruption.comes, session.cleaned()]);
     say("taking the snapshot");
-    const id = await takeSnapshot(api, server.parse(found).id, baking, session, interruption.comes);
+    const id = await takeSnapshot(api, baking, session, interruption.comes);
     return { snapshot: id, deleted: await deleteOlder(api, id, baking.keep) };
   } catch (error) {
     throw error instanceof HcloudError ? new CliError(error.message) : error;
@@ -168,14 +164,13 @@ class CleaningSession {
  */
 async function takeSnapshot(
   api: HcloudApi,
-  builder: number,
-  { fleet, builder: name }: Baking,
+  { fleet, builder, server }: Baking,
   session: CleaningSession,
   interrupted: Promise<never>,
 ): Promise<number> {
-  const answer = await api.request("POST", `/servers/${builder}/actions/create_image`, {
+  const answer = await api.request("POST", `/servers/${server}/actions/create_image`, {
     type: "snapshot",
-    description: `nix-builder-fleet ${fleet} ${name}`,
+    description: `nix-builder-fleet ${fleet} ${builder}`,
     labels: { [labels.fleet]: fleet },
   });
   const { id } = created.parse(answer).image;

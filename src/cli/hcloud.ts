@@ -8,6 +8,7 @@ import { findLabelled, kinds, labels, type Item } from "../hcloud/inventory.ts";
 import { snapshotLabel } from "../hcloud/schema.ts";
 import { toHostKey } from "../ssh/hostKey.ts";
 import { bake, type Baked } from "./bake.ts";
+import { remainsAdvice } from "./remains.ts";
 import { CliError, stackDirectory } from "./stack.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
@@ -53,14 +54,13 @@ export async function hasToken(stack: string): Promise<boolean> {
 export function renderRemains(stack: string, { left, snapshots }: Remains): string {
   const lines = left.map(({ kind, id, name, labels: own }) => {
     const builder = own[labels.builder];
-    return `  ${kind} ${name} (id ${id})${builder === undefined ? "" : `, builder ${builder}`}, expires ${own[labels.expires] ?? "never"}`;
+    const named = builder === undefined ? "" : `, builder ${builder}`;
+    return `  ${kind} ${name} (id ${id})${named}, stack id ${own[labels.stack] ?? "unknown"}, expires ${own[labels.expires] ?? "never"}`;
   });
   const verdict =
     left.length === 0
       ? `Nothing of fleet ${stack} is left at Hetzner Cloud.`
-      : `Of fleet ${stack} there is still at Hetzner Cloud:\n${lines.join("\n")}\n` +
-        "`npm run pulumi -- destroy` removes what its state knows of, and what a killed deployment left; what stays then has to " +
-        "be deleted in the console.";
+      : `Of fleet ${stack} there is still at Hetzner Cloud:\n${lines.join("\n")}\n${remainsAdvice}`;
   const kept = snapshots.length === 0 ? "" : `\nSnapshots of builders, kept on purpose: ${snapshots.length}`;
   return verdict + kept;
 }
@@ -85,6 +85,7 @@ export async function bakeBuilder(stack: string, builder: string, keep: string):
   const baking = {
     fleet: stack,
     builder,
+    server: await findServer(stack, builder),
     target,
     adminPrivateKey,
     stackDirectory: stackDirectory(stack),
@@ -108,6 +109,27 @@ async function readOutputs(stack: string): Promise<z.infer<typeof bakingOutputs>
   const parsed = bakingOutputs.safeParse(result.failed ? undefined : JSON.parse(result.stdout));
   if (parsed.success) return parsed.data;
   throw new CliError(`stack '${stack}' has no verified fleet: ${result.stderr.trim() || "deploy it first"}`);
+}
+
+const exported = z.object({
+  deployment: z.object({
+    resources: z
+      .array(z.object({ urn: z.string(), type: z.string(), id: z.string().optional(), delete: z.boolean().optional() }))
+      .optional(),
+  }),
+});
+
+/** Id of a builder's server, by the stack's state: another checkout's fleet may have the same labels in the same project. */
+async function findServer(stack: string, builder: string): Promise<number> {
+  const args = [`${checkout}/tools/pulumi.ts`, "stack", "export"];
+  const env = { PULUMI_STACK: stack };
+  const { stdout } = await execa(process.execPath, args, { cwd: checkout, env, stdin: "ignore" });
+  const { resources = [] } = exported.parse(JSON.parse(stdout)).deployment;
+  const found = resources
+    .filter((one) => one.delete !== true)
+    .find(({ type, urn }) => type === "hcloud:index/server:Server" && urn.endsWith(`::${builder}`));
+  if (found?.id === undefined) throw new CliError(`fleet ${stack} has no builder '${builder}' at Hetzner Cloud`);
+  return Number(found.id);
 }
 
 /** The API with the token of the environment, or else the stack's. */

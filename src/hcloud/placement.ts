@@ -1,4 +1,5 @@
 /** Finds out which of a builder's candidates can be had, by taking a place: nothing else makes Hetzner say so. */
+import { createHash } from "node:crypto";
 import * as z from "zod";
 import { HcloudError, type HcloudApi } from "./api.ts";
 import { findLabelled, labels, remove } from "./inventory.ts";
@@ -6,7 +7,7 @@ import type { Candidate } from "./schema.ts";
 
 /** What is wanted; JSON on the script's standard input. */
 export interface Placement {
-  /** The builder's alias: the server's name. */
+  /** The builder's alias, for messages and names. */
   readonly alias: string;
   readonly candidates: readonly Candidate[];
   /** Labels of the builder. */
@@ -76,11 +77,16 @@ export async function place(api: HcloudApi, wanted: Placement, report: (progress
   );
 }
 
-/** Where the builder's own server, or a reservation that an earlier run made, is, if that is a candidate still. */
+/** Where the builder's own server, or a reservation that an earlier request made, is, if that is a candidate still. */
 async function existing(api: HcloudApi, wanted: Placement): Promise<Candidate | undefined> {
-  const [server] = await api.list(`/servers?label_selector=${selectorOf(wanted.labels)}`, "servers", placed);
-  const location = server?.location?.name ?? server?.datacenter?.location.name;
-  return wanted.candidates.find((one) => one.serverType === server?.server_type.name && one.location === location);
+  const servers = await api.list(`/servers?label_selector=${selectorOf(wanted.labels)}`, "servers", placed);
+  const ownFirst = servers.toSorted((a, b) => Number(labels.role in a.labels) - Number(labels.role in b.labels));
+  return ownFirst
+    .map(({ server_type: type, location, datacenter }) => {
+      const where = location?.name ?? datacenter?.location.name;
+      return wanted.candidates.find((one) => one.serverType === type.name && one.location === where);
+    })
+    .find((one) => one !== undefined);
 }
 
 function selectorOf(wanted: Readonly<Record<string, string>>): string {
@@ -104,14 +110,12 @@ async function listedAsUnavailable(api: HcloudApi, { serverType, location }: Can
 }
 
 /** Takes a place; returns why it can't be had, or `undefined` where it was. */
-async function reserve(
-  api: HcloudApi,
-  { alias, labels: own, image }: Placement,
-  { serverType, location }: Candidate,
-): Promise<string | undefined> {
+async function reserve(api: HcloudApi, wanted: Placement, candidate: Candidate): Promise<string | undefined> {
+  const { alias, labels: own, image } = wanted;
+  const { serverType, location } = candidate;
   try {
     const answer = await api.request("POST", "/servers", {
-      name: `${alias}-reservation`,
+      name: reservationName(wanted, candidate),
       server_type: serverType,
       location,
       image,
@@ -123,6 +127,9 @@ async function reserve(
     return undefined;
   } catch (error) {
     if (error instanceof HcloudError && unavailable.has(error.code)) return error.message;
+    // A request whose answer was lost has taken the place, and its repetition finds the name used.
+    const repeated = error instanceof HcloudError && error.code === "uniqueness_error";
+    if (repeated && (await existing(api, { ...wanted, candidates: [candidate] })) !== undefined) return undefined;
     if (error instanceof HcloudError && error.code === "resource_limit_exceeded") {
       throw new Error(
         `builder ${alias}: the project's limit of servers is reached (${error.message}); ask Hetzner for a higher one ` +
@@ -132,6 +139,15 @@ async function reserve(
     }
     throw error;
   }
+}
+
+/**
+ * Another one for each stack, builder and candidate, because names are unique in a project, where fleets may have the same name; and
+ * always the same for these, so that a repeated request takes no second place. A host name: at most 63 characters.
+ */
+function reservationName({ alias, labels: own }: Placement, { serverType, location }: Candidate): string {
+  const place = [own[labels.stack], own[labels.builder], serverType, location].join(" ");
+  return `${alias.slice(0, 30)}-reservation-${createHash("sha256").update(place).digest("hex").slice(0, 16)}`;
 }
 
 /** Gives up the place that is held for a builder, right before its own server takes it. */

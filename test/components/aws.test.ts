@@ -7,6 +7,7 @@ import { MockEngine, secretMark, type Registered } from "../support/mockEngine.t
 const engine = new MockEngine();
 const { registered } = engine;
 const subnets = ["subnet-11111111"];
+const running = { instanceType: "c7i.4xlarge" };
 
 function outputs(type: string, name: string): object | undefined {
   if (name === "aws-stack") return { stdout: "0123abcd\n" };
@@ -49,7 +50,13 @@ async function deploy(aws: object): Promise<void> {
       access: pulumi.secret({ region: "eu-central-1", secretKey: "SECRET" }),
       lookup: {
         images: { x86: "ami-x86", arm: "ami-arm" },
-        generations: { x86: "g1", arm: "g2" },
+        instances: [
+          { ...running, stack: "another checkout's", builder: "x86", image: "ami-theirs", generation: "theirs" },
+          { ...running, stack: "0123abcd", builder: "x86", image: "ami-ours", generation: "ours" },
+          { ...running, stack: "another checkout's", builder: "x86", image: "ami-theirs", generation: "theirs" },
+          { ...running, stack: "another checkout's", builder: "arm", image: "ami-theirs", generation: "theirs" },
+        ],
+        nextGeneration: "next",
         zones: "subnetIds" in (Reflect.get(aws, "network") ?? {}) ? [] : ["eu-central-1a", "eu-central-1b"],
         subnets: subnets.map((id) => ({ id, vpcId: "vpc-given" })),
       },
@@ -75,11 +82,16 @@ describe("a fleet at AWS with a network of its own", () => {
     ]);
   });
 
-  it("starts each instance where a place was held, from the image that was looked up", () => {
-    expect(find("x86")).toMatchObject({ instanceType: "c6i.4xlarge", subnetId: "aws-subnet-1-id", ami: "ami-x86" });
-    expect(find("arm")).toMatchObject({ ami: "ami-arm" });
+  it("keeps the image and the generation of its own instances, whatever other checkouts' fleets of the name run", () => {
+    expect(find("x86")).toMatchObject({ ami: "ami-ours", tags: { "nix-builder-fleet.generation": "ours" } });
+    expect(find("arm")).toMatchObject({ ami: "ami-arm", tags: { "nix-builder-fleet.generation": "next" } });
+  });
+
+  it("starts each instance where a place was held, of the image that it is to have", () => {
+    expect(find("x86")).toMatchObject({ instanceType: "c6i.4xlarge", subnetId: "aws-subnet-1-id" });
     expect(JSON.parse(String(find("x86-placement")["stdin"]))).toMatchObject({
       alias: "dev-x86",
+      imageId: "ami-ours",
       spot: true,
       places: [
         { instanceType: "c7i.4xlarge", subnetId: "aws-subnet-1-id" },

@@ -2,7 +2,8 @@ import * as pulumi from "@pulumi/pulumi";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { BuilderFleet } from "../../components/builderFleet.ts";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
-import { hostKey, MockEngine, secretMark, type Registered } from "../support/mockEngine.ts";
+import { generationVariable } from "../../src/local/generation.ts";
+import { hostKey, MockEngine, publicKeyOf, secretMark, type Registered } from "../support/mockEngine.ts";
 
 const engine = new MockEngine();
 const { registered } = engine;
@@ -58,7 +59,10 @@ describe("the fleet's wiring", () => {
   it("pins the host key on every administrative connection, and has none to a host that isn't the fleet's", () => {
     const remote = registered.filter(({ type }) => type.startsWith("command:remote"));
     expect(remote.map(({ name }) => name)).toEqual(["x86-measurement", "arm-measurement"]);
-    for (const { inputs } of remote) expect(JSON.stringify(inputs["connection"])).toContain(hostKey);
+    for (const name of ["x86", "arm"]) {
+      const { connection } = find(`${name}-measurement`, "command:remote").inputs;
+      expect(JSON.stringify(connection)).toContain(`"hostKey":"${publicKeyOf(`${name}-host-key`)}"`);
+    }
   });
 
   it("sends private keys by standard input alone, as secrets", () => {
@@ -78,13 +82,40 @@ describe("the fleet's wiring", () => {
   });
 
   it("tests again what may have changed: specification, host key, generation, client key", () => {
-    const triggers = JSON.stringify(find("x86-smoke-test").inputs["triggers"]);
-    expect(triggers).toContain(String.raw`\"maxJobs\":3`);
-    expect(triggers).toContain(hostKey);
+    const environment = find("x86").inputs["environment"] as Record<string, string>;
+    const ofMachine = [
+      expect.stringContaining('"maxJobs":3') as unknown,
+      publicKeyOf("x86-host-key"),
+      environment[generationVariable],
+    ];
+    expect(find("x86-measurement").inputs["triggers"]).toEqual(expect.arrayContaining(ofMachine));
+    const ofTest = [...ofMachine, publicKeyOf("client")];
+    expect(find("x86-smoke-test").inputs["triggers"]).toEqual(expect.arrayContaining(ofTest));
   });
 
-  it("keeps each resource under its component", async () => {
-    const urn = await new Promise<string>((done) => void result.fleet.clientIdentity.urn.apply(done));
-    expect(urn).toContain("nix-builder-fleet:index:BuilderFleet$tls:index/privateKey:PrivateKey::client");
+  it("keeps each resource under its component", () => {
+    const fleet = [
+      ...["Workspace workspace", "LocalEmulation emulation-aarch64-linux", "ClientDirectory client-files"],
+      ...["LocalMachine x86", "LocalMachine arm", "ExistingMachine own"],
+      ...["x86", "arm", "own"].flatMap((name) => [`Builder ${name}`, `SmokeTest ${name}-smoke-test`]),
+      ...["PrivateKey client", "PrivateKey admin"],
+    ];
+    expect(Object.fromEntries(engine.parents)).toEqual({
+      "BuilderFleet dev": "",
+      ...Object.fromEntries(fleet.map((resource) => [resource, "BuilderFleet dev"])),
+      "Command workspace": "Workspace workspace",
+      "Command workspace-place": "Workspace workspace",
+      "Command emulation-aarch64-linux": "LocalEmulation emulation-aarch64-linux",
+      "Command client-files": "ClientDirectory client-files",
+      "PrivateKey x86-host-key": "LocalMachine x86",
+      "PrivateKey arm-host-key": "LocalMachine arm",
+      "Command x86": "LocalMachine x86",
+      "Command arm": "LocalMachine arm",
+      "Command x86-measurement": "Builder x86",
+      "Command arm-measurement": "Builder arm",
+      "Command x86-smoke-test": "SmokeTest x86-smoke-test",
+      "Command arm-smoke-test": "SmokeTest arm-smoke-test",
+      "Command own-smoke-test": "SmokeTest own-smoke-test",
+    });
   });
 });

@@ -6,20 +6,25 @@ import {
   CreateRouteCommand,
   CreateSubnetCommand,
   CreateVpcCommand,
+  DescribeImagesCommand,
   DescribeRouteTablesCommand,
+  RunInstancesCommand,
+  TerminateInstancesCommand,
   type EC2Client,
+  type Image,
 } from "@aws-sdk/client-ec2";
 import { execa } from "execa";
 import { beforeAll, describe, expect, test } from "vitest";
 import { ec2Client } from "../../src/aws/api.ts";
 import { findInstances, findTagged } from "../../src/aws/inventory.ts";
+import { imageOwner } from "../../src/aws/lookup.ts";
 import { tags } from "../../src/aws/tags.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { systemOfThisMachine } from "../../src/nix/system.ts";
 import { withCloudPlugins } from "../../tools/setup/cloudPlugins.ts";
 import { setUp } from "../../tools/setup/index.ts";
 import { findMoto } from "../../tools/setup/moto.ts";
-import { EmulatedEc2, type Fault } from "../support/aws/emulatedEc2.ts";
+import { EmulatedEc2, releases, type Fault } from "../support/aws/emulatedEc2.ts";
 import { TestDeployment } from "../support/engine.ts";
 import { hostObstacle } from "../support/hcloud/host.ts";
 
@@ -38,6 +43,13 @@ const without =
     Action === "RunInstances" && InstanceType === type
       ? { code, status: 500, message: "We have no capacity" }
       : undefined;
+
+/** The image of this system that isn't the newest. */
+async function olderImage(client: EC2Client): Promise<Image | undefined> {
+  const { Images = [] } = await client.send(new DescribeImagesCommand({ Owners: [imageOwner] }));
+  const architecture = system === "x86_64-linux" ? "x86_64" : "arm64";
+  return Images.find(({ Name = "", Architecture }) => Name.includes(releases[0]) && Architecture === architecture);
+}
 
 /** What a test works with: an EC2 and a fleet of its own, gone when it ends. */
 interface Emulated {
@@ -163,6 +175,8 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
   }) => {
     fleet.configure(configuration([{ ...own, spot: true }]));
     await up();
+    // Nothing of a builder that is there is left of a killed deployment, its spot request included.
+    expect(ec2.requests.filter(({ Action }) => Action === "CancelSpotInstanceRequests")).toEqual([]);
     expect(await up()).toMatch(/unchanged/);
     const [before] = await instances();
     expect(before).toMatchObject({ InstanceLifecycle: "spot" });
@@ -172,6 +186,47 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
     expect(others).toEqual([]);
     expect(after?.InstanceId).not.toBe(before?.InstanceId);
     expect((await outputs()).verification).toMatchObject({ own: { verified: true } });
+  });
+
+  it("is not misled by fleets of the same name of other checkouts, and leaves theirs alone", async ({
+    ec2,
+    fleet,
+    client,
+    instances,
+    up,
+  }) => {
+    /** The instance of a builder of the same name, of an image that nobody would choose now. */
+    const theirs = async (stack: string): Promise<string> => {
+      const known = { fleet: fleet.stack, stack, builder: own.name, generation: `of ${stack}` } as const;
+      const Tags = Object.entries(known).map(([name, Value]) => ({ Key: tags[name as keyof typeof known], Value }));
+      const { Instances: [{ InstanceId = "" } = {}] = [] } = await client.send(
+        new RunInstancesCommand({
+          ImageId: (await olderImage(client))?.ImageId,
+          InstanceType: first,
+          MinCount: 1,
+          MaxCount: 1,
+          TagSpecifications: [{ ResourceType: "instance", Tags }],
+        }),
+      );
+      return InstanceId;
+    };
+    const others = [await theirs("before")];
+    const ours = async () => (await instances()).filter(({ InstanceId = "" }) => !others.includes(InstanceId));
+    await up();
+    const [born] = await ours();
+    expect(born?.ImageId).not.toBe((await olderImage(client))?.ImageId);
+    others.push(await theirs("after"));
+    const preview = await fleet.pulumi("preview", "--expect-no-changes");
+    expect(preview.exitCode, preview.output).toBe(0);
+    expect(await up()).toMatch(/unchanged/);
+    expect(await ours()).toMatchObject([{ InstanceId: born?.InstanceId }]);
+    // Its own loss it notices all the same.
+    await ec2.interrupt(born?.InstanceId ?? "");
+    await up();
+    expect(await ours()).toHaveLength(1);
+    await fleet.destroy();
+    expect((await instances()).map(({ InstanceId }) => InstanceId)).toEqual(others);
+    await client.send(new TerminateInstancesCommand({ InstanceIds: others }));
   });
 
   it("names every place with its reason when none can be had, for spot with the way out", async ({
@@ -303,7 +358,7 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
     const before = await verify();
     expect(before.exitCode).toBe(1);
     for (const kind of ["instance", "volume", "security-group", "key-pair", "vpc"])
-      expect(before.stdout).toMatch(new RegExp(`^  ${kind} ${fleet.stack}-`, "m"));
+      expect(before.stdout).toMatch(new RegExp(`^  ${kind} ${fleet.stack}-.*, stack id [0-9a-f]{16}$`, "m"));
     await fleet.destroy();
     expect(await verify()).toMatchObject({
       exitCode: 0,

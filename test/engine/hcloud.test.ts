@@ -2,6 +2,8 @@ import { existsSync, readdirSync, readlinkSync } from "node:fs";
 import { createServer } from "node:net";
 import { execa } from "execa";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { HcloudApi } from "../../src/hcloud/api.ts";
+import { labels } from "../../src/hcloud/inventory.ts";
 import { connection } from "../../src/provision/ssh.ts";
 import { toHostKey } from "../../src/ssh/hostKey.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
@@ -440,12 +442,27 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
   });
 
   it("bakes a snapshot without the builder's identity, keeps the newest, and starts other builders from it", async () => {
+    // Whoever looks for fleet and builder alone finds this one of another checkout's fleet first.
+    await new HcloudApi({ token: api.token, endpoint: api.endpoint }).request("POST", "/servers", {
+      name: "theirs",
+      server_type: first.split("@")[0],
+      location: "fsn1",
+      image: "debian-12",
+      start_after_create: false,
+      labels: { [labels.fleet]: fleet.stack, [labels.stack]: "theirs", [labels.builder]: "own" },
+    });
     await up();
     for (let i = 0; i < 2; i += 1) {
       const { exitCode, all } = await bakeOwn();
       expect(exitCode, all).toBe(0);
     }
-    expect(snapshots()).toMatchObject([{ labels: { "nix-builder-fleet.snapshot": "builder" }, holds_host_key: false }]);
+    expect(snapshots()).toMatchObject([
+      {
+        labels: { "nix-builder-fleet.snapshot": "builder" },
+        holds_host_key: false,
+        created_from: { name: expect.not.stringContaining("theirs") as unknown },
+      },
+    ]);
     fleet.configure(configuration([own, { ...own, name: "baked", image: "snapshot" }]));
     // The builder has its identity back, and the other one of its own.
     const output = await up();
@@ -453,6 +470,7 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     expect(await outputs()).toMatchObject({ verification: { own: { verified: true }, baked: { verified: true } } });
     const { builders } = await outputs();
     expect(new Set(builders.map(({ publicHostKey }) => publicHostKey)).size).toBe(2);
+    await api.deleteServer("theirs");
     const status = await execa(process.execPath, ["src/cli/main.ts", "--stack", fleet.stack, "status"], {
       env: fleet.env,
       reject: false,

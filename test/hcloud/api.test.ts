@@ -102,6 +102,51 @@ describe("a place", () => {
   });
 });
 
+describe("a place that is asked for", () => {
+  it("twice, because the first answer was lost, is held once", async () => {
+    let times = 0;
+    emulated.faults.push(({ method, path }) => {
+      if (method !== "POST" || path !== "/servers") return undefined;
+      return (times += 1) === 1 ? { status: 503, code: "service_error", afterwards: true } : undefined;
+    });
+    expect(await place(api, wanted, silent)).toEqual(wanted.candidates[0]);
+    expect(times).toBe(2);
+    expect(emulated.all("servers")).toMatchObject([{ server_type: { name: "cax31" } }]);
+  });
+
+  it("by two fleets of one name, is held for each", async () => {
+    const theirs = { ...own, [labels.stack]: "s2" };
+    const both = [wanted, { ...wanted, labels: theirs }];
+    for (const one of both) expect(await place(api, one, silent)).toEqual(wanted.candidates[0]);
+    await release(api, own);
+    expect(emulated.all("servers")).toMatchObject([{ labels: theirs }]);
+  });
+
+  it("after another one, which a killed deployment holds still and nobody wants any more, is held beside it", async () => {
+    await place(api, wanted, silent);
+    const candidates = wanted.candidates.slice(1);
+    const longName = { ...wanted, alias: "dev-arm".padEnd(63, "x"), candidates };
+    for (let i = 0; i < 2; i += 1) expect(await place(api, longName, silent)).toEqual(wanted.candidates[1]);
+    expect(emulated.all("servers")).toHaveLength(2);
+    for (const { name } of emulated.all("servers")) expect(name).toMatch(/^[a-z][a-z0-9-]{0,61}[a-z0-9]$/);
+    await release(api, own);
+    expect(emulated.inventory()).toEqual([]);
+  });
+
+  it("by a builder that has its server, stays where the server is, whatever place is held besides", async () => {
+    await place(api, wanted, silent);
+    const made = {
+      name: "arm-1",
+      server_type: "cax41",
+      location: "hel1",
+      image: "debian-12",
+      start_after_create: false,
+    };
+    await api.request("POST", "/servers", { ...made, labels: own });
+    expect(await place(api, wanted, silent)).toEqual(wanted.candidates[1]);
+  });
+});
+
 describe("`fleet verify-gone`", () => {
   const verifyGone = () => {
     const main = resolve(import.meta.dirname, "../../src/cli/main.ts");
@@ -112,10 +157,12 @@ describe("`fleet verify-gone`", () => {
   it("exits with 1 and names what still carries the fleet's label, and with 0 when there is nothing", async () => {
     await makeKey("left", own);
     await makeKey("another fleet's", { [labels.fleet]: "prod" });
-    expect(await verifyGone()).toMatchObject({
-      exitCode: 1,
-      stdout: expect.stringMatching(/ssh_keys left .*builder arm/) as unknown,
-    });
+    await makeKey("theirs", { ...own, [labels.stack]: "s2" });
+    const { exitCode, stdout } = await verifyGone();
+    expect(exitCode).toBe(1);
+    expect(stdout).toMatch(/ssh_keys left .*builder arm, stack id s1,/);
+    expect(stdout).toMatch(/ssh_keys theirs .*stack id s2,/);
+    expect(stdout).toMatch(/deleted in the console, unless its stack id is that of another checkout's fleet/);
     await remove(api, await findLabelled(api, { [labels.fleet]: "dev" }));
     expect(await verifyGone()).toMatchObject({ exitCode: 0, stdout: "Nothing of fleet dev is left at Hetzner Cloud." });
   });

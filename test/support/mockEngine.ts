@@ -1,8 +1,16 @@
 /** A mocked engine for tests of wiring: notes what a program registers, and answers for keys and commands. */
+import { createHash } from "node:crypto";
 import * as pulumi from "@pulumi/pulumi";
+import { MockMonitor } from "@pulumi/pulumi/runtime/mocks.js";
 
-/** The public host key of everything. */
+/** A public host key that no program made. */
 export const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPIQCZc54poJ8vqawd8TraNryQeJnvH1eLpIDgbiqymM";
+
+/** The public key that the key pair of this name has here. */
+export function publicKeyOf(name: string): string {
+  const digest = createHash("sha256").update(name).digest();
+  return `ssh-ed25519 ${Buffer.concat([Buffer.from(hostKey.split(" ")[1] ?? "", "base64").subarray(0, -32), digest]).toString("base64")}`;
+}
 
 /** Key under which the SDK marks a secret in what it sends to the engine. */
 export const secretMark = "4dabf18193072939515e22adb298388d";
@@ -35,14 +43,16 @@ maxStartups =
 export class MockEngine {
   /** In the order in which it was. */
   readonly registered: Registered[] = [];
+  /** `Type name` of every resource → the same of what it lies in, or "". */
+  readonly parents = new Map<string, string>();
 
   /**
    * Takes the place of the engine.
    *
    * @param outputs Outputs of a resource beside its inputs, where they are not those of every key or passed smoke test.
    */
-  start(outputs: (type: string, name: string) => object | undefined = () => undefined): Promise<void> {
-    return pulumi.runtime.setMocks(
+  async start(outputs: (type: string, name: string) => object | undefined = () => undefined): Promise<void> {
+    await pulumi.runtime.setMocks(
       {
         newResource: ({ type, name, inputs }) => {
           this.registered.push({ type, name, inputs: inputs as Record<string, unknown> });
@@ -54,6 +64,15 @@ export class MockEngine {
       "nix-builder-fleet",
       "dev",
     );
+    // Mocks aren't told of parents.
+    const monitor: unknown = pulumi.runtime.getMonitor();
+    if (!(monitor instanceof MockMonitor)) throw new Error("there is another engine");
+    const register = monitor.registerResource.bind(monitor);
+    monitor.registerResource = (request: Registration, callback) => {
+      const parent = request.getParent().split("::").slice(-2).join("::");
+      this.parents.set(shortened(`${request.getType()}::${request.getName()}`), shortened(parent));
+      return register(request, callback);
+    };
   }
 
   /** The resource of that name whose type begins so; by default any but a component. */
@@ -66,8 +85,17 @@ export class MockEngine {
   }
 }
 
+/** What is used of a request to register a resource. */
+type Registration = Readonly<Record<"getType" | "getName" | "getParent", () => string>>;
+
+/** `command:local:Command::x86` → `Command x86`. */
+function shortened(typeAndName: string): string {
+  return typeAndName.replace(/^.*?([^:]+)::/, "$1 ");
+}
+
 function usualOutputs(type: string, name: string): object {
-  if (type.startsWith("tls:")) return { privateKeyOpenssh: `PRIVATE ${name}`, publicKeyOpenssh: `${hostKey}\n` };
+  if (type.startsWith("tls:"))
+    return { privateKeyOpenssh: `PRIVATE ${name}`, publicKeyOpenssh: `${publicKeyOf(name)}\n` };
   if (type.startsWith("command:remote")) return { stdout: measured };
   return { stdout: `{"verified":true,"alias":"${name}","seconds":1}` };
 }

@@ -113,10 +113,10 @@ async function build(host: Host, name: string, version: string, directory: strin
   await rm(source, { recursive: true });
 }
 
-/** Builds the part of the plugin that EC2 needs, which the tests use: test/plugins/aws/README.md. */
+/** Builds the part of the plugin that EC2 needs: tools/plugins/aws/README.md. */
 async function buildAws(host: Host, version: string, directory: string): Promise<void> {
   const source = join(directory, "source");
-  await cp(join(checkout, "test", "plugins", "aws"), source, { recursive: true });
+  await cp(join(checkout, "tools", "plugins", "aws"), source, { recursive: true });
   const go = await findGo(host, directory);
   try {
     const env = {

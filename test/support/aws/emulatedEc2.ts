@@ -92,7 +92,7 @@ export class EmulatedEc2 {
     return this.#hosts.get(instance)?.log ?? "";
   }
 
-  /** Ids of the instances that have a host; those of reservations have none. */
+  /** Ids of the instances that have a host; those of reservations, and those without user data, have none. */
   get running(): string[] {
     return [...this.#hosts.keys()];
   }
@@ -170,7 +170,8 @@ export class EmulatedEc2 {
     const publicAddress = /<ipAddress>([\d.]+)</.exec(described)?.[1];
     if (publicAddress !== undefined) this.#addresses.set(publicAddress, first(described, "privateIpAddress"));
     if (body.get("InstanceMarketOptions.MarketType") === "spot") this.#spot.set(id, `sir-${id.slice(-8)}`);
-    if ([...body.values()].includes("nix-builder-fleet.role")) return;
+    // Without user data it is a test's own.
+    if ([...body.values()].includes("nix-builder-fleet.role") || !body.has("UserData")) return;
     const options = instanceHost({
       userData: Buffer.from(body.get("UserData") ?? "", "base64").toString(),
       publicKey: this.#publicKeys.get(body.get("KeyName") ?? "") ?? "",
