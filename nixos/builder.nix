@@ -16,6 +16,18 @@ let
     esac
   '';
 
+  # What signs with the keys that `clients[].publicKey` may be: src/ssh/hostKey.ts. No SHA-1, no certificates.
+  clientKeyAlgorithms = [
+    "ssh-ed25519"
+    "sk-ssh-ed25519@openssh.com"
+    "ecdsa-sha2-nistp256"
+    "ecdsa-sha2-nistp384"
+    "ecdsa-sha2-nistp521"
+    "sk-ecdsa-sha2-nistp256@openssh.com"
+    "rsa-sha2-512"
+    "rsa-sha2-256"
+  ];
+
   # Nix settings that depend on the machine; Nix reads them through the include below.
   sizedSettings = "/run/nix-builder/nix.conf";
 in
@@ -50,7 +62,7 @@ in
         "nix-builder"
       ];
       HostKeyAlgorithms = "ssh-ed25519";
-      PubkeyAcceptedAlgorithms = "ssh-ed25519";
+      PubkeyAcceptedAlgorithms = builtins.concatStringsSep "," clientKeyAlgorithms;
       X11Forwarding = false;
       # Every derivation opens a connection of its own (NixOS/nix#8499).
       MaxStartups = "100:30:200";

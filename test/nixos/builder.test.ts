@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { afterAll, describe, expect, it } from "vitest";
 import { keyFiles, type BuilderParameters } from "../../src/bootstrap/builderFiles.ts";
+import { clientKeyTypes } from "../../src/ssh/hostKey.ts";
 import { evaluateBuilder, sshdConfig } from "./evaluateBuilder.ts";
 
 const directory = mkdtempSync(`${tmpdir()}/builder-nix-`);
@@ -30,6 +31,42 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
     expect(client).toMatch(/^maxstartups 100:30:200$/m);
     expect(client).toMatch(/^authorizedkeysfile \/etc\/nixos\/nix-builder\/keys\/%u$/m);
     expect(effective("root")).toMatch(/^forcecommand none$/m);
+  });
+
+  it("lets in every kind of key that a client may have, by algorithms without SHA-1, and certificates not", () => {
+    const own = mkdtempSync(`${directory}/`);
+    const key = (name: string, ...words: string[]) => {
+      execFileSync("ssh-keygen", ["-q", "-N", "", "-f", `${own}/${name}`, ...words]);
+      return readFileSync(`${own}/${name}.pub`, "utf8");
+    };
+    key("host", "-t", "ed25519");
+    const kinds = {
+      ed25519: ["-t", "ed25519"],
+      rsa: ["-t", "rsa", "-b", "3072"],
+      p256: ["-t", "ecdsa", "-b", "256"],
+      p384: ["-t", "ecdsa", "-b", "384"],
+      p521: ["-t", "ecdsa", "-b", "521"],
+    };
+    const keys = Object.entries(kinds).map(([name, words]) => key(name, ...words));
+    writeFileSync(`${own}/authorized_keys`, keys.map((line) => `command="echo in" ${line}`).join(""));
+    // Of the module's own, all but where keys lie and who may log in: the test's user.
+    const config = sshdConfig(builder)
+      .config.replace(/^AuthorizedKeysFile .*$/m, `AuthorizedKeysFile ${own}/authorized_keys`)
+      .replace(/^AllowUsers .*$/m, "StrictModes no");
+    writeFileSync(`${own}/sshd_config`, `HostKey ${own}/host\n${config}`);
+    const logIn = (name: string, ...options: string[]): string => {
+      const proxy = `ProxyCommand=/usr/sbin/sshd -i -f ${own}/sshd_config`;
+      const only = ["-F", "none", "-i", `${own}/${name}`, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"];
+      const pin = ["-o", "StrictHostKeyChecking=no", "-o", `UserKnownHostsFile=${own}/known_hosts`];
+      const words = [...only, ...pin, "-o", proxy, ...options, "sshd-of-builder-nix", "x"];
+      const { stdout, stderr } = spawnSync("ssh", words, { encoding: "utf8", timeout: 20_000 });
+      return stdout === "in\n" ? "in" : stderr;
+    };
+    for (const name of Object.keys(kinds)) expect([name, logIn(name)]).toEqual([name, "in"]);
+    expect(logIn("rsa", "-o", "PubkeyAcceptedAlgorithms=ssh-rsa")).not.toBe("in");
+    const accepted = String(builder.services.openssh.settings["PubkeyAcceptedAlgorithms"]).split(",");
+    const wanted = clientKeyTypes.flatMap((type) => (type === "ssh-rsa" ? ["rsa-sha2-256", "rsa-sha2-512"] : [type]));
+    expect(accepted.toSorted()).toEqual(wanted.toSorted());
   });
 
   it("lets the forced command run the two store protocols and exit with 1 on anything else", () => {
