@@ -12,7 +12,7 @@ import { verify, type VerifyOptions } from "./verify.ts";
 import { liveStatus, renderStatus } from "./status.ts";
 import { InvalidValue, NotExpressible } from "../nix/invalidValue.ts";
 import { profileNames } from "../nix/profiles.ts";
-import { whichStack } from "../../tools/stack.ts";
+import { stackUnderSudo, whichStack } from "../../tools/stack.ts";
 
 /** Stands before the command or after it. */
 const stackFlag = [
@@ -27,8 +27,12 @@ const program = new Command("fleet")
   .showHelpAfterError("(`npx fleet --help` lists the commands, `npx fleet COMMAND --help` their options)");
 
 /** The stack that was named, before the command or after it, or else what a call without a name works on. */
-const stack = (options: { stack?: string }): string =>
-  whichStack(process.env, options.stack ?? program.opts<{ stack?: string }>().stack);
+const stack = (options: { stack?: string }): string => {
+  const named = options.stack ?? program.opts<{ stack?: string }>().stack;
+  const note = stackUnderSudo(process.env, named);
+  if (note !== undefined) console.error(`fleet: ${note}`);
+  return whichStack(process.env, named);
+};
 
 program
   .command("status")
