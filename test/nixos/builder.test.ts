@@ -1,7 +1,9 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
+import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
+import { defaultsFor, type Size } from "../../src/bootstrap/defaults.ts";
 import { keyFiles, type BuilderParameters } from "../../src/bootstrap/builderFiles.ts";
 import { clientKeyTypes } from "../../src/ssh/hostKey.ts";
 import { evaluateBuilder, sshdConfig } from "./evaluateBuilder.ts";
@@ -88,19 +90,45 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
       sandbox: true,
     });
     expect(builder.nix.extraOptions).toBe("!include /run/nix-builder/nix.conf");
+  });
+
+  /** nix.conf as the builder writes it at its start, on a machine of this size. */
+  function sizedSettings(size: Size, evaluated = builder): string {
     const own = mkdtempSync(`${directory}/`);
-    const script = (builder.systemd.services["nix-builder-sizes"]?.script ?? "")
+    writeFileSync(`${own}/meminfo`, `MemTotal:    ${size.memoryMiB * 1024} kB\nMemFree:    1 kB\n`);
+    const printing = (text: string) => `#!/bin/sh\nprintf '${text}\\n'\n`;
+    writeFileSync(`${own}/nproc`, printing(String(size.cpus)), { mode: 0o755 });
+    const [all, free] = [size.diskMiB * 1024, size.diskFreeMiB * 1024];
+    writeFileSync(`${own}/df`, printing(`1K-blocks    Avail\\n ${all} ${free}`), { mode: 0o755 });
+    const script = (evaluated.systemd.services["nix-builder-sizes"]?.script ?? "")
       .replaceAll("/run/nix-builder", own)
-      .replace("/nix/store", "/");
-    execFileSync("bash", ["-eu"], { input: script });
-    const cpus = execFileSync("nproc", { encoding: "utf8" }).trim();
-    expect(readFileSync(`${own}/nix.conf`, "utf8")).toMatch(
-      new RegExp(`^max-jobs = ${cpus}\ncores = 2\nmin-free = [1-9]\\d{6,}\nmax-free = [1-9]\\d{6,}\n$`),
+      .replace("/proc/meminfo", `${own}/meminfo`);
+    execFileSync("bash", ["-eu"], { input: script, env: { PATH: `${own}:${process.env["PATH"] ?? ""}` } });
+    return readFileSync(`${own}/nix.conf`, "utf8");
+  }
+
+  it("sizes itself by the rules of all builders, whatever the machine", () => {
+    const size = fc.record({
+      cpus: fc.integer({ min: 1, max: 192 }),
+      memoryMiB: fc.integer({ min: 400, max: 800_000 }),
+      diskMiB: fc.integer({ min: 1000, max: 4_000_000 }),
+      diskFreeMiB: fc.integer({ min: 0, max: 1_000_000 }),
+    });
+    fc.assert(
+      fc.property(size, (machine) => {
+        const { maxJobs, cores, minFreeMiB, maxFreeMiB } = defaultsFor(machine);
+        const bytes = (mebibytes: number) => mebibytes * 2 ** 20;
+        expect(sizedSettings(machine)).toBe(
+          `max-jobs = ${maxJobs}\ncores = ${cores}\nmin-free = ${bytes(minFreeMiB)}\nmax-free = ${bytes(maxFreeMiB)}\n`,
+        );
+      }),
+      { numRuns: 30 },
     );
   });
 
-  it("takes maxJobs where it is configured", () => {
-    expect(evaluate({ maxJobs: 3 }).systemd.services["nix-builder-sizes"]?.script).toContain("jobs=3\n");
+  it("takes maxJobs where it is configured, and gives out twice the processors over so many", () => {
+    const machine = { cpus: 16, memoryMiB: 65_536, diskMiB: 100_000, diskFreeMiB: 90_000 };
+    expect(sizedSettings(machine, evaluate({ maxJobs: 3 }))).toMatch(/^max-jobs = 3\ncores = 11\n/);
   });
 
   it("has no syntax error in any of its scripts", () => {
