@@ -250,7 +250,9 @@ describe("fleet client", () => {
     const [builder] = fleet.builders;
     if (builder === undefined) throw new Error("no builder");
     const odd = { ...fleet, builders: [{ ...builder, port: 2222 }] };
-    expect(() => writeClient(odd, { form: "buildersOption" })).toThrow(/Nix 2.31.*machines and sshConfig/);
+    expect(() => writeClient(odd, { form: "buildersOption" })).toThrow(
+      /Nix 2.31.*--nix-version 2.31.*machines and sshConfig/,
+    );
     expect(writeClient(odd, { form: "buildersOption", nixVersion: "2.31" })).toEqual({
       text: expect.stringContaining("ssh-ng://nix-builder@192.0.2.7:2222 ") as string,
     });
