@@ -16,6 +16,18 @@ let
     esac
   '';
 
+  # What signs with the keys that `clients[].publicKey` may be: src/ssh/hostKey.ts. No SHA-1, no certificates.
+  clientKeyAlgorithms = [
+    "ssh-ed25519"
+    "sk-ssh-ed25519@openssh.com"
+    "ecdsa-sha2-nistp256"
+    "ecdsa-sha2-nistp384"
+    "ecdsa-sha2-nistp521"
+    "sk-ecdsa-sha2-nistp256@openssh.com"
+    "rsa-sha2-512"
+    "rsa-sha2-256"
+  ];
+
   # Nix settings that depend on the machine; Nix reads them through the include below.
   sizedSettings = "/run/nix-builder/nix.conf";
 in
@@ -50,7 +62,7 @@ in
         "nix-builder"
       ];
       HostKeyAlgorithms = "ssh-ed25519";
-      PubkeyAcceptedAlgorithms = "ssh-ed25519";
+      PubkeyAcceptedAlgorithms = builtins.concatStringsSep "," clientKeyAlgorithms;
       X11Forwarding = false;
       # Every derivation opens a connection of its own (NixOS/nix#8499).
       MaxStartups = "100:30:200";
@@ -96,19 +108,28 @@ in
     };
     path = [ pkgs.coreutils ];
     script = ''
+      # The rules of src/bootstrap/defaults.ts, in MiB.
+      least() { if [ "$1" -lt "$2" ]; then echo "$1"; else echo "$2"; fi; }
+      most() { if [ "$1" -gt "$2" ]; then echo "$1"; else echo "$2"; fi; }
       cpus=$(nproc)
-      jobs=${if parameters.maxJobs == null then "$cpus" else toString parameters.maxJobs}
-      cores=$(( (cpus + jobs - 1) / jobs ))
-      # Two builds may share a processor: most are not parallel all the time.
-      [ "$cores" -ge 2 ] || cores=2
-      disk=$(df --output=size --block-size=1 /nix/store | tail -n 1)
+      read -r _ memory _ < /proc/meminfo
+      read -r size free <<EOF
+      $(df --output=size,avail --block-size=1K /nix/store | tail -n 1)
+      EOF
+      jobs=${
+        if parameters.maxJobs == null then
+          ''$(most 1 "$(least "$cpus" $(( memory / 1024 / 2048 )))")''
+        else
+          toString parameters.maxJobs
+      }
+      slots=$(most 2 "$jobs")
+      minFree=$(least "$(least $(( size / 1024 / 10 )) 20480)" $(( free / 1024 / 2 )))
       mkdir -p ${dirOf sizedSettings}
-      # Freeing starts with room to spare: garbage collection in mid-build can delete inputs (NixOS/nix#1970).
       cat > ${sizedSettings} <<EOF
       max-jobs = $jobs
-      cores = $cores
-      min-free = $(( disk / 10 ))
-      max-free = $(( disk / 4 ))
+      cores = $(most 1 $(( (2 * cpus + slots - 1) / slots )))
+      min-free = $(( minFree * 1048576 ))
+      max-free = $(( minFree * 5 / 2 * 1048576 ))
       EOF
     '';
   };

@@ -36,6 +36,22 @@ export function stackOption(env: NodeJS.ProcessEnv, stack: string, directory: st
   return plainStack(env, directory) === stack ? "" : ` --stack ${stack}`;
 }
 
+/**
+ * What to say of the stack under sudo, where the person's own selection and login don't count: root's do, in root's `~/.pulumi`.
+ * `undefined`: it was named, or this is no sudo.
+ *
+ * @param named as for {@link whichStack}.
+ */
+export function stackUnderSudo(
+  env: NodeJS.ProcessEnv,
+  named?: string,
+  directory: string = checkout,
+): string | undefined {
+  if (named !== undefined || env["PULUMI_STACK"] || !env["SUDO_USER"]) return undefined;
+  const stack = whichStack(env, named, directory);
+  return `working on stack '${stack}' in ${backendOf(env, directory)}: under sudo your own selection and login don't count (--stack NAME)`;
+}
+
 /** `PULUMI_BACKEND_URL` of the state inside the checkout. */
 export function ownBackend(directory: string = checkout): string {
   return `file://${join(directory, ".fleet", "state")}`;

@@ -10,7 +10,7 @@ export const builderUser = "nix-builder";
 /** What nixos/builder.nix reads from parameters.json. */
 export interface BuilderParameters {
   readonly provider: "hcloud" | "aws";
-  /** Derivations at once; `null`: as many as there are processors. */
+  /** Derivations at once; `null`: by the machine's size, see `defaults.ts`. */
   readonly maxJobs: number | null;
   /** `system-features` of Nix. */
   readonly systemFeatures: readonly string[];

@@ -26,7 +26,7 @@ export interface SizeDefaults {
 const memoryPerJobMiB = 2048;
 
 /**
- * The rules, the only place where they stand:
+ * The rules. A NixOS builder sizes itself by them at every start, so they stand in `nixos/builder.nix` too, where a test compares them:
  *
  * - `maxJobs`: one for each CPU, but at least 2 GiB of memory for each.
  * - `cores`: twice the CPUs are given out when all slots are taken, so that half of the slots keep the machine busy.

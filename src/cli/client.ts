@@ -2,6 +2,7 @@
 import { resolve } from "node:path";
 import { clientDirectoryFiles, writeClientDirectory, type ClientFiles } from "../client/directory.ts";
 import { findObstacles, fleetId, markerName, renderMarker, type Obstacle, type Owner } from "../client/ownership.ts";
+import { checkPath } from "../nix/buildMachine.ts";
 import { findForm, formNames, formOptions, forms, type ClientSettings } from "../nix/forms.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { profileNames, type Profile } from "../nix/profiles.ts";
@@ -16,6 +17,11 @@ export interface ClientChoice {
   /** A client of the configuration; `undefined`: the one whose key all share. */
   readonly client?: string;
   readonly profile?: string;
+  /**
+   * Absolute path of the folder in which the files will lie on the client: they name each other by it. Default: where they are written;
+   * the configured `clientDirectory` for what is only printed, and for a client with a key pair of its own, which is on another machine.
+   */
+  readonly installedAt?: string;
   /** Version of the client's Nix. */
   readonly nixVersion?: string;
   /** Overwrite files that aren't this fleet's. A private key that no fleet wrote stays all the same. */
@@ -27,6 +33,8 @@ export type ClientResult =
   | { readonly text: string }
   | {
       readonly directory: string;
+      /** Where the files work. */
+      readonly installedAt: string;
       readonly files: readonly string[];
       readonly needsOwnKey: boolean;
       /** The builders' URIs, for `--store`. */
@@ -37,26 +45,33 @@ export type ClientResult =
  * Renders and writes.
  *
  * @throws CliError for a choice that makes no sense, and for a folder with files of somebody else
- * @throws InvalidValue, NotExpressible of the forms
+ * @throws InvalidValue for a folder that the files can't name, and of the forms
+ * @throws NotExpressible of the forms
  */
 export function writeClient(fleet: UsableFleet, choice: ClientChoice): ClientResult {
   const { settings, privateKey } = chosenClient(fleet, choice);
   const directory = choice.directory === undefined ? undefined : resolve(choice.directory);
+  // Who has the key elsewhere is elsewhere.
+  const ownPlace = privateKey === undefined ? undefined : directory;
+  const chosenPlace =
+    choice.installedAt === undefined ? undefined : resolve(checkPath(choice.installedAt, "--installed-at"));
   if (choice.form !== undefined) {
     const form = findForm(choice.form);
-    const place = form.elsewhere === true ? settings.directory : (directory ?? settings.directory);
+    const place = chosenPlace ?? (form.elsewhere === true ? undefined : ownPlace) ?? settings.directory;
     const text = form.render(fleet.builders, formOptions({ ...settings, directory: place }));
     if (directory === undefined) return { text };
     writeOwned(directory, { [form.fileName]: text }, fleet, choice);
-    return { directory, files: [form.fileName], needsOwnKey: false, stores: [] };
+    return { directory, installedAt: place, files: [form.fileName], needsOwnKey: false, stores: [] };
   }
   if (directory === undefined) {
     throw new CliError(`name a folder to write to, or a form to print: --form ${formNames.join(" | ")}`);
   }
-  const files = clientDirectoryFiles(fleet.builders, { ...settings, directory, privateKey });
+  const installedAt = chosenPlace ?? ownPlace ?? settings.directory;
+  const files = clientDirectoryFiles(fleet.builders, { ...settings, directory: installedAt, privateKey });
   writeOwned(directory, files, fleet, choice);
   return {
     directory,
+    installedAt,
     files: Object.keys(files),
     needsOwnKey: privateKey === undefined,
     stores: fleet.builders.map(storeUri),

@@ -143,10 +143,19 @@ function parseRows(rows: readonly string[], taken: ReadonlySet<string>): Candida
     });
 }
 
-/** Names of the slots that builds of this client hold: locked files of Nix's `current-load`. */
-export function takenSlots(store: string | undefined, stateDirectory: string | undefined): Set<string> {
+/**
+ * Names of the slots that builds of this client hold: locked files of Nix's `current-load`.
+ *
+ * @param locks The kernel's list of locks. Where there is none, as on macOS, nobody can say, and no slot counts as taken.
+ */
+export function takenSlots(
+  store: string | undefined,
+  stateDirectory: string | undefined,
+  locks = "/proc/locks",
+): Set<string> {
+  if (!existsSync(locks)) return new Set();
   const locked = new Set(
-    readFileSync("/proc/locks", "utf8")
+    readFileSync(locks, "utf8")
       .split("\n")
       .flatMap((line) => (line.includes("FLOCK") ? [/:(\d+) 0 EOF/.exec(line)?.[1] ?? ""] : [])),
   );

@@ -1,6 +1,7 @@
 /** `npx fleet`: the commands for people, over the stack's outputs. */
 import { Command } from "commander";
-import { describeForms, writeClient, type ClientChoice, type ClientResult } from "./client.ts";
+import { describeForms, writeClient, type ClientChoice } from "./client.ts";
+import { explainUse, nixHere } from "./clientUse.ts";
 import { doctor } from "./doctor.ts";
 import { explain, type ExplainOptions } from "./explain.ts";
 import { findAwsAccess, findAwsRemains, renderAwsRemains } from "./aws.ts";
@@ -9,10 +10,9 @@ import { runNix } from "./nix.ts";
 import { CliError, readFleet } from "./stack.ts";
 import { verify, type VerifyOptions } from "./verify.ts";
 import { liveStatus, renderStatus } from "./status.ts";
-import { clientKeyName } from "../nix/clientFiles.ts";
 import { InvalidValue, NotExpressible } from "../nix/invalidValue.ts";
 import { profileNames } from "../nix/profiles.ts";
-import { whichStack } from "../../tools/stack.ts";
+import { stackUnderSudo, whichStack } from "../../tools/stack.ts";
 
 /** Stands before the command or after it. */
 const stackFlag = [
@@ -27,8 +27,12 @@ const program = new Command("fleet")
   .showHelpAfterError("(`npx fleet --help` lists the commands, `npx fleet COMMAND --help` their options)");
 
 /** The stack that was named, before the command or after it, or else what a call without a name works on. */
-const stack = (options: { stack?: string }): string =>
-  whichStack(process.env, options.stack ?? program.opts<{ stack?: string }>().stack);
+const stack = (options: { stack?: string }): string => {
+  const named = options.stack ?? program.opts<{ stack?: string }>().stack;
+  const note = stackUnderSudo(process.env, named);
+  if (note !== undefined) console.error(`fleet: ${note}`);
+  return whichStack(process.env, named);
+};
 
 program
   .command("status")
@@ -47,9 +51,13 @@ program
     `Write the client's files: machines, nix.conf, ssh_config, known_hosts, and id_ed25519 (mode 0600).
 With --form, print one form of the configuration, or write it to the folder.`,
   )
-  .argument("[dir]", "folder to write to; the files name each other by its absolute path")
+  .argument("[dir]", "folder to write to")
   .option("--form <form>", "one form alone, see below")
   .option("--client <name>", "for a client of the configuration, with its own key and profile")
+  .option(
+    "--installed-at <path>",
+    "folder where the files will lie on the client, as they name each other by it; default: where they are written, and for a client with a publicKey the configured clientDirectory",
+  )
   .option("--profile <profile>", `what the client leaves to the fleet: ${profileNames.join(", ")}`)
   .option("--nix-version <version>", "version of the client's Nix, for forms that older ones can't read")
   .option("--force", "overwrite files that aren't this fleet's")
@@ -69,7 +77,13 @@ With --form, print one form of the configuration, or write it to the folder.`,
         console.log(JSON.stringify(result, null, 2));
       } else {
         console.log(result.files.map((name) => `${result.directory}/${name}`).join("\n"));
-        if (choice.form === undefined) console.log(usage(result));
+        if (choice.form === undefined) {
+          const client = choice.client === undefined ? "" : ` --client ${choice.client}`;
+          const profile = choice.profile === undefined ? "" : ` --profile ${choice.profile}`;
+          const place = `--installed-at ${fleet.clientSettings.directory} ${directory ?? ""}`;
+          const again = `npx fleet client --stack ${fleet.stack}${client}${profile} ${place}`;
+          console.log(explainUse(result, again, nixHere()));
+        }
       }
     },
   );
@@ -195,14 +209,6 @@ function explanation(error: unknown): string | undefined {
   // What the operating system refused, as Node words it: "EACCES: permission denied, mkdir '/x'".
   const refused = "syscall" in error && "path" in error && /^[A-Z0-9]+: (.*), (\w+ .*)$/s.exec(error.message);
   return refused ? `can't ${refused[2] ?? ""}: ${refused[1] ?? ""}` : undefined;
-}
-
-/** How Nix uses a client directory. */
-function usage({ directory, needsOwnKey, stores }: Exclude<ClientResult, { text: string }>): string {
-  return `${needsOwnKey ? `\nPut this client's own private key into ${directory}/${clientKeyName} (mode 0600).\n` : ""}
-Nix uses them with these two variables set, for one command or in a shell:
-  NIX_CONF_DIR=${directory} NIX_SSHOPTS='-F ${directory}/ssh_config' nix-build --max-jobs 0 …
-As stores the builders are ${stores.join(", ")}`;
 }
 
 try {

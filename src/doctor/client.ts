@@ -1,5 +1,5 @@
 /** Looks at this machine's own Nix, which `npx fleet` doesn't use: is it a client of the fleet, and does it work as one? */
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { userInfo } from "node:os";
 import { execa } from "execa";
 import { readSettings } from "../client/settings.ts";
@@ -23,46 +23,76 @@ export async function examineClient(client: ClientToExamine): Promise<Finding[]>
     const fix = "`npm run setup` installs it or says how";
     return [{ view: "user", check: "Nix", severity: "error", what: "Nix is not installed here", fix }];
   }
-  const rows = builderRows(settings.get("builders") ?? "");
+  const rows = builderRows(settings.get("builders") ?? "", client.stack);
   const ours = new Map(client.machines.map((machine) => [storeUri(machine), machine]));
   const used = rows.rows.filter((row) => ours.has(row.split(/\s+/)[0] ?? ""));
   const findings = [
     ...rows.findings,
     ...checkRows(client, used),
-    ...checkUser(settings),
+    ...(await checkUser(settings)),
     ...(await checkSubstituters(settings)),
   ];
   if (used.length === 0) return findings;
   const aliases = client.machines.filter((machine) => used.some((row) => row.startsWith(`${storeUri(machine)} `)));
   return [
     ...findings,
-    ...checkKeys(used),
-    ...(await checkSsh(aliases.map(({ alias }) => alias))),
+    ...checkKeys(used, client.stack),
+    ...(await checkSsh(
+      aliases.map(({ alias }) => alias),
+      client.stack,
+    )),
     ...checkFallback(settings),
   ];
 }
 
 /** The rows that `builders` leads to. A file that isn't there is what Nix passes over in silence. */
-function builderRows(builders: string): { rows: string[]; findings: Finding[] } {
+function builderRows(builders: string, stack: string): { rows: string[]; findings: Finding[] } {
   const about = { view: "root", check: "builders setting" } as const;
-  const parts = builders.split(/[\n;]/).map((part) => part.trim());
-  const missing = parts.filter((part) => part.startsWith("@") && !existsSync(part.slice(1)));
-  // Nix's default names a file that need not be there.
-  const named = missing.filter((part) => part !== `@${process.env["NIX_CONF_DIR"] ?? "/etc/nix"}/machines`);
-  const rows = parts.flatMap((part) => {
-    if (!part.startsWith("@")) return [part];
-    return existsSync(part.slice(1)) ? readFileSync(part.slice(1), "utf8").split("\n") : [];
-  });
+  const parts = builders
+    .split(/[\n;]/)
+    .map((part) => part.trim())
+    .map((part) => ({
+      part,
+      text: part.startsWith("@") ? lookAt(() => readFileSync(part.slice(1), "utf8")) : { found: part },
+    }));
+  const rows = parts.flatMap(({ text }) => (typeof text === "string" ? [] : text.found.split("\n")));
   return {
     rows: rows.map((row) => row.replace(/#.*/, "").trim()).filter((row) => row !== ""),
-    findings: named.map((part) => ({
-      ...about,
-      severity: "error",
-      what: `nix.conf says builders = ${part}, but ${part.slice(1)} does not exist`,
-      why: "Nix passes over it in silence and builds here instead",
-      fix: `npx fleet client ${part.slice(1).replace(/\/[^/]*$/, "")} (as root)`,
-    })),
+    findings: parts.flatMap(({ part, text }): Finding[] => {
+      const path = part.slice(1);
+      if (text === "hidden") return [{ ...about, ...hidden(path, stack) }];
+      // Nix's default names a file that need not be there.
+      if (text !== "missing" || part === `@${process.env["NIX_CONF_DIR"] ?? "/etc/nix"}/machines`) return [];
+      const what = `nix.conf says builders = ${part}, but ${path} does not exist`;
+      const why = "Nix passes over it in silence and builds here instead";
+      return [{ ...about, severity: "error", what, why, fix: writeAgain(stack, path.replace(/\/[^/]*$/, "")) }];
+    }),
   };
+}
+
+/** What a file holds or is, for root and the others alike: `hidden` where this user may not look, often root's own files. */
+function lookAt<T>(read: () => T): { readonly found: T } | "missing" | "hidden" {
+  try {
+    return { found: read() };
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? error.code : undefined;
+    if (code === "ENOENT" || code === "ENOTDIR") return "missing";
+    if (code === "EACCES" || code === "EPERM") return "hidden";
+    throw error;
+  }
+}
+
+function hidden(path: string, stack: string) {
+  return { severity: "note", what: `not looked at: this user may not see ${path}`, fix: asRoot(stack) } as const;
+}
+
+/** Root has a selection of stacks of its own. */
+function asRoot(stack: string): string {
+  return `sudo npx fleet doctor --stack ${stack}`;
+}
+
+function writeAgain(stack: string, directory: string): string {
+  return `npx fleet client --stack ${stack} ${directory} (as root)`;
 }
 
 /** Whether the rows say what the stack emits; where the key lies is the client's own business. */
@@ -74,7 +104,7 @@ function checkRows({ machines, emitted, stack }: ClientToExamine, used: readonly
         ...about,
         severity: "note",
         what: "this machine's own Nix does not use the fleet; `npx fleet build` does",
-        fix: "to change that: `npx fleet client /etc/nix/fleet` as root, and its two settings in /etc/nix/nix.conf",
+        fix: "to change that: docs/clients.md",
       },
     ];
   }
@@ -95,16 +125,17 @@ function checkRows({ machines, emitted, stack }: ClientToExamine, used: readonly
       severity: "error",
       what: `is not what stack '${stack}' emits: ${differences.join(", ")}`,
       why: "builds go where the fleet no longer is, or are refused because of an old host key",
-      fix: "`npx fleet client` into the folder that nix.conf names, as root; on NixOS, import the module again",
+      fix: `${writeAgain(stack, "DIR")}, DIR being the folder that nix.conf names; on NixOS, import the module again`,
     },
   ];
 }
 
-function checkUser(settings: ReadonlyMap<string, string>): Finding[] {
+async function checkUser(settings: ReadonlyMap<string, string>): Promise<Finding[]> {
   const user = process.env["SUDO_USER"] ?? userInfo().username;
   const about = { view: "user", check: "trusted user" } as const;
   const trusted = (settings.get("trusted-users") ?? "").split(" ");
-  if (user === "root" || trusted.includes("*") || trusted.includes(user)) {
+  const names = ["*", user, ...(await groupsOf(user)).map((group) => `@${group}`)];
+  if (user === "root" || names.some((name) => trusted.includes(name))) {
     return [{ ...about, severity: "ok", what: `${user} may choose builders` }];
   }
   return [
@@ -112,23 +143,30 @@ function checkUser(settings: ReadonlyMap<string, string>): Finding[] {
       ...about,
       severity: "note",
       what: `${user} is not among trusted-users`,
-      why: "this machine's daemon ignores that user's --builders and --max-jobs 0 without a word",
+      why: "this machine's daemon ignores that user's --builders, and older ones without a word",
       fix: `add ${user} to trusted-users in /etc/nix/nix.conf (that is nearly root), or set builders there`,
     },
   ];
 }
 
+/** Names of a user's groups; those with a blank, which macOS knows, no nix.conf can name. */
+async function groupsOf(user: string): Promise<string[]> {
+  const { failed, stdout } = await execa("id", ["-Gn", user], { reject: false, stdin: "ignore" });
+  return failed ? [] : stdout.split(" ");
+}
+
 /** The files in column 3 are read by root's ssh. */
-function checkKeys(rows: readonly string[]): Finding[] {
+function checkKeys(rows: readonly string[], stack: string): Finding[] {
   const keys = new Set(rows.map((row) => row.split(/\s+/)[2] ?? "-").filter((key) => key !== "-"));
   return [...keys].map((key): Finding => {
     const about = { view: "root", check: "private key" } as const;
-    const fix = "`npx fleet client` into that folder, as root";
-    const stat = statSync(key, { throwIfNoEntry: false });
-    if (stat === undefined) {
+    const mode = lookAt(() => statSync(key).mode);
+    if (mode === "hidden") return { ...about, ...hidden(key, stack) };
+    if (mode === "missing") {
+      const fix = writeAgain(stack, key.replace(/\/[^/]*$/, ""));
       return { ...about, severity: "error", what: `${key} does not exist`, why: "ssh has no key to log in with", fix };
     }
-    return (stat.mode & 0o077) === 0
+    return (mode.found & 0o077) === 0
       ? { ...about, severity: "ok", what: `${key} is its owner's alone` }
       : {
           ...about,
@@ -141,7 +179,7 @@ function checkKeys(rows: readonly string[]): Finding[] {
 }
 
 /** The daemon's builds use root's ssh, a person's `--store` their own: each has a configuration of its own. */
-async function checkSsh(aliases: readonly string[]): Promise<Finding[]> {
+async function checkSsh(aliases: readonly string[], stack: string): Promise<Finding[]> {
   const root = process.getuid?.() === 0;
   const person = process.env["SUDO_USER"];
   const views: readonly (readonly [View, readonly string[] | undefined])[] = root
@@ -155,7 +193,7 @@ async function checkSsh(aliases: readonly string[]): Promise<Finding[]> {
     aliases.map(async (alias): Promise<Finding> => {
       const about = { view, check: `ssh to ${alias}` } as const;
       if (program === undefined) {
-        return { ...about, severity: "note", what: "not tried: this user isn't root", fix: "sudo npx fleet doctor" };
+        return { ...about, severity: "note", what: "not tried: this user isn't root", fix: asRoot(stack) };
       }
       const { outcome, output } = await probeLogin(options, alias, program);
       if (outcome !== "failed") return { ...about, severity: "ok", what: "logs in" };

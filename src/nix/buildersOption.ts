@@ -25,7 +25,8 @@ export function renderBuildersOption(machines: readonly BuildMachine[], options:
       if (port !== 22 && !readsPorts(options.nixVersion)) {
         throw new NotExpressible(
           `${alias} listens on port ${port}, which a builders line can say from Nix 2.31 on only: ` +
-            "use the forms machines and sshConfig together, where the port stands in ssh_config.",
+            "say so if the client has it (--nix-version 2.31), " +
+            "or use the forms machines and sshConfig together, where the port stands in ssh_config.",
         );
       }
       const host = isIPv6(hostName) ? `[${hostName}]` : hostName;

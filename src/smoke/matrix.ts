@@ -1,5 +1,5 @@
 /** The smoke matrix: systems × features × protocols, and the kinds of builds that break in ways of their own. */
-import type { BuildMachine } from "../nix/buildMachine.ts";
+import type { BuildMachine, Protocol } from "../nix/buildMachine.ts";
 import type { Built, BuildOptions, NotBuilt, SmokeBuilds } from "./builds.ts";
 import {
   bigExpression,
@@ -22,11 +22,18 @@ export interface MatrixResult {
   readonly mebibytesPerSecond: number | undefined;
 }
 
-/** Runs the whole matrix on one builder, one case after the other, also after one that failed. */
-export async function runMatrix(machine: BuildMachine, builds: SmokeBuilds): Promise<MatrixResult> {
+/**
+ * Runs the whole matrix on one builder, one case after the other, also after one that failed.
+ *
+ * @param protocols Those that it has to speak.
+ */
+export async function runMatrix(
+  machine: BuildMachine,
+  builds: SmokeBuilds,
+  protocols: readonly Protocol[],
+): Promise<MatrixResult> {
   const cases: CaseResult[] = [];
   const features = [...machine.supportedFeatures].filter((feature) => !machine.mandatoryFeatures.includes(feature));
-  const protocols = ["ssh-ng", "ssh"] as const;
   for (const protocol of protocols) {
     for (const system of machine.systems) {
       for (const feature of [undefined, ...features]) {

@@ -20,7 +20,10 @@ export interface SmokeTest {
   readonly level: Exclude<SmokeLevel, "off">;
   /** Boot id measured on the machine itself; `undefined` where nobody could look. */
   readonly bootId: string | undefined;
-  /** Whether the fleet set the machine up: then what it should refuse and doesn't fails the test; otherwise it is a warning. */
+  /**
+   * Whether the fleet set the machine up: then it must speak both protocols, and what it should refuse and doesn't fails the test.
+   * Otherwise the configured protocol is enough, and that is a warning.
+   */
   readonly ownMachine: boolean;
   /** Seconds until it must have built for the first time; later builds get as long each. */
   readonly timeout: number;
@@ -54,7 +57,9 @@ export async function runSmokeTest(test: SmokeTest): Promise<Verdict> {
     // Only here, so that the quick test of every deployment needn't read them.
     const [{ runMatrix }, { tryRefusals }] = await Promise.all([import("./matrix.ts"), import("./refusals.ts")]);
     const others = machines.filter(({ alias }) => alias !== test.alias);
-    const { cases, mebibytesPerSecond } = await runMatrix(machine, builds);
+    // Somebody else's forced command may know the configured protocol only.
+    const protocols = test.ownMachine ? (["ssh-ng", "ssh"] as const) : [machine.protocol];
+    const { cases, mebibytesPerSecond } = await runMatrix(machine, builds, protocols);
     const all = [
       ...verdict.cases,
       await isValidThereAlone(machine, others, verdict.storePath ?? "", builds),

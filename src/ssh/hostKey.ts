@@ -9,8 +9,8 @@ import { InvalidValue } from "../nix/invalidValue.ts";
 /** Key types that sshd offers without certificates. DSA is left out: OpenSSH refuses it by default since 7.0. */
 const keyTypes = ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa"];
 
-/** Key types that a person may log in with besides: those of security keys (FIDO). */
-const securityKeyTypes = ["sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com"];
+/** Key types that a client may log in with: those of security keys (FIDO) besides. `nixos/builder.nix` lists what signs with them. */
+export const clientKeyTypes = [...keyTypes, "sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com"];
 
 /**
  * The OpenSSH line in its shortest form: type and key, without comment and line end.
@@ -30,7 +30,7 @@ export function checkHostKey(hostKey: string, field = "hostKey"): string {
  * @throws InvalidValue as `checkHostKey`
  */
 export function checkClientKey(publicKey: string, field = "publicKey"): string {
-  return checkPublicKey(publicKey, field, [...keyTypes, ...securityKeyTypes]);
+  return checkPublicKey(publicKey, field, clientKeyTypes);
 }
 
 /**

@@ -100,6 +100,33 @@ describe("fleet client", () => {
     expect(result).toMatchObject({ needsOwnKey: true, files: ["machines", "nix.conf", "ssh_config", "known_hosts"] });
   });
 
+  const paths = (name: string) => read(name).match(/\/\S+(?=\/(id_ed25519|known_hosts|machines|nix-%i))/g);
+
+  it("names another folder in the files that it writes where a person says that they will lie there", () => {
+    const result = writeClient(fleet, { directory, client: "ci", installedAt: "/srv/fleet/" });
+    expect(result).toMatchObject({ directory, installedAt: "/srv/fleet" });
+    for (const name of ["machines", "nix.conf", "ssh_config"]) {
+      expect(new Set(paths(name)), name).toEqual(new Set(["/srv/fleet"]));
+    }
+    // It is the same folder of the same owner: written again with other paths, no force is needed.
+    writeClient(fleet, { directory, client: "ci" });
+    expect(read("machines")).toContain(` ${directory}/id_ed25519 `);
+    expect(writeClient(fleet, { form: "nixosModule", installedAt: "/srv/fleet" })).toEqual({
+      text: expect.stringContaining('"/srv/fleet/id_ed25519"') as string,
+    });
+  });
+
+  it("names the configured folder for a client whose key, and so who, is on another machine", () => {
+    expect(writeClient(fleet, { directory, client: "alice" })).toMatchObject({ installedAt: "/etc/nix/fleet" });
+    for (const name of ["machines", "nix.conf", "ssh_config"]) {
+      expect(new Set(paths(name)), name).toEqual(new Set(["/etc/nix/fleet"]));
+    }
+    writeClient(fleet, { directory, client: "alice", form: "machines" });
+    expect(read("machines")).toContain(" /etc/nix/fleet/id_ed25519 ");
+    writeClient(fleet, { directory, client: "alice", installedAt: directory });
+    expect(read("machines")).toContain(` ${directory}/id_ed25519 `);
+  });
+
   it("lets a person choose another profile", () => {
     writeClient(fleet, { directory, profile: "offline" });
     expect(read("machines").trim()).toBe("");
@@ -209,6 +236,11 @@ describe("fleet client", () => {
       { form: "nixConf", profile: "turbo" },
       /profile 'turbo' does not exist; the profiles are remote-only, /,
     ],
+    [
+      "a folder on the client that depends on where one is",
+      { directory: "x", installedAt: "./fleet" },
+      /--installed-at is "\.\/fleet", but allowed is an absolute path/,
+    ],
     ["neither folder nor form", {}, /name a folder to write to, or a form to print: --form nixosModule \| /],
   ])("says what is allowed instead of %s", (_, choice, message) => {
     expect(() => writeClient(fleet, choice)).toThrow(message);
@@ -218,7 +250,9 @@ describe("fleet client", () => {
     const [builder] = fleet.builders;
     if (builder === undefined) throw new Error("no builder");
     const odd = { ...fleet, builders: [{ ...builder, port: 2222 }] };
-    expect(() => writeClient(odd, { form: "buildersOption" })).toThrow(/Nix 2.31.*machines and sshConfig/);
+    expect(() => writeClient(odd, { form: "buildersOption" })).toThrow(
+      /Nix 2.31.*--nix-version 2.31.*machines and sshConfig/,
+    );
     expect(writeClient(odd, { form: "buildersOption", nixVersion: "2.31" })).toEqual({
       text: expect.stringContaining("ssh-ng://nix-builder@192.0.2.7:2222 ") as string,
     });

@@ -1,8 +1,9 @@
 /** The doctor, called to real builders and clients of which each has one thing wrong. */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { userInfo } from "node:os";
+import { tmpdir, userInfo } from "node:os";
 import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { parseMeasurement, type Peculiarities } from "../../src/bootstrap/measure.ts";
 import { examineBuilder, judgeMeasurement, type BuilderToExamine } from "../../src/doctor/builder.ts";
@@ -44,6 +45,19 @@ function change(name: string, edit: (text: string) => string): void {
   onTestFinished(() => {
     writeFileSync(path, before);
   });
+}
+
+const groupOfNobody = execFileSync("id", ["-gn", "nobody"], { encoding: "utf8" }).trim();
+
+/** Root may see everything. */
+async function asOrdinaryUser<T>(run: () => Promise<T>): Promise<T> {
+  if (process.geteuid?.() !== 0) return run();
+  process.seteuid?.("nobody");
+  try {
+    return await run();
+  } finally {
+    process.seteuid?.(0);
+  }
 }
 
 /** What isn't well, as `CHECK: WHAT`. */
@@ -205,6 +219,46 @@ describe("this machine as a client", () => {
     const findings = await examine();
     expect(renderFindings(findings)).toContain("this ssh does not know t-a");
     expect(complaints(findings).join()).toContain("/nonexistent/key does not exist");
+  });
+
+  it("whose files this user may not see has them looked at by root, and the rest is examined all the same", async () => {
+    // The fleet's own folder no ordinary user may enter at all.
+    const directory = mkdtempSync(`${tmpdir()}/fleet-doctor-`);
+    onTestFinished(() => {
+      rmSync(directory, { recursive: true });
+    });
+    const closed = `${directory}/closed`;
+    mkdirSync(closed);
+    writeFileSync(`${directory}/machines`, renderMachines([builder.machine], { sshKey: `${closed}/key` }));
+    writeFileSync(`${directory}/nix.conf`, `${offline}builders = @${directory}/machines ; @${closed}/machines\n`);
+    vi.stubEnv("NIX_CONF_DIR", directory);
+    vi.stubEnv("NIX_USER_CONF_FILES", "");
+    vi.stubEnv("HOME", directory);
+    chmodSync(directory, 0o755);
+    chmodSync(closed, 0);
+    const findings = await asOrdinaryUser(examine);
+    expect(complaints(findings).join()).not.toContain("closed");
+    const notes = findings.filter(({ what }) => what.startsWith("not looked at"));
+    expect(notes.map(({ check, what, fix }) => [check, what, fix])).toEqual([
+      [
+        "builders setting",
+        `not looked at: this user may not see ${closed}/machines`,
+        "sudo npx fleet doctor --stack t",
+      ],
+      ["private key", `not looked at: this user may not see ${closed}/key`, "sudo npx fleet doctor --stack t"],
+    ]);
+    expect(findings.map(({ check }) => check)).toContain("local builds");
+  });
+
+  it.each([
+    ["by name", "root nobody", "nobody may choose builders"],
+    ["by a group", `root @${groupOfNobody}`, "nobody may choose builders"],
+    ["not at all", "root @wheel-of-nobody", "nobody is not among trusted-users"],
+  ])("whose Nix trusts its user %s", async (_, trusted, said) => {
+    vi.stubEnv("SUDO_USER", "nobody");
+    configure(`trusts ${trusted}`.replaceAll(/\W/g, "-"), `${offline}trusted-users = ${trusted}\n`);
+    const findings = await examine();
+    expect(findings.filter(({ check }) => check === "trusted user").map(({ what }) => what)).toEqual([said]);
   });
 
   it("whose substituter can't be reached, and one that can", async () => {

@@ -133,7 +133,7 @@ describe("--builders", () => {
   test("can't say a port before Nix 2.31, and names the forms that can", () => {
     const message =
       "x86 listens on port 2201, which a builders line can say from Nix 2.31 on only: " +
-      "use the forms machines and sshConfig together, where the port stands in ssh_config.";
+      "say so if the client has it (--nix-version 2.31), or use the forms machines and sshConfig together, where the port stands in ssh_config.";
     expect(() => forms.buildersOption.render([x86])).toThrow(message);
     expect(() => forms.buildersOption.render([x86], { nixVersion: "2.30.2" })).toThrow(message);
     expect(forms.buildersOption.render([x86], { nixVersion: "2.31.0" })).toContain(

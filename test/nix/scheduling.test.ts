@@ -58,6 +58,13 @@ async function take(directory: string, slots: readonly string[]): Promise<() => 
   };
 }
 
+it("takes every slot for free where the kernel has no list of locks, as on macOS", () => {
+  using directory = temporaryDirectory();
+  mkdirSync(`${directory.path}/current-load`);
+  writeFileSync(`${directory.path}/current-load/ssh-ng:__b1-0`, "");
+  expect(takenSlots(undefined, directory.path, "/nonexistent/locks")).toEqual(new Set());
+});
+
 describe("the builder that is picked", () => {
   it("is the one that Nix's own hook picks", { timeout: 120_000 }, async () => {
     using configuration = temporaryDirectory();

@@ -1,8 +1,11 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
+import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
+import { defaultsFor, type Size } from "../../src/bootstrap/defaults.ts";
 import { keyFiles, type BuilderParameters } from "../../src/bootstrap/builderFiles.ts";
+import { clientKeyTypes } from "../../src/ssh/hostKey.ts";
 import { evaluateBuilder, sshdConfig } from "./evaluateBuilder.ts";
 
 const directory = mkdtempSync(`${tmpdir()}/builder-nix-`);
@@ -32,6 +35,42 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
     expect(effective("root")).toMatch(/^forcecommand none$/m);
   });
 
+  it("lets in every kind of key that a client may have, by algorithms without SHA-1, and certificates not", () => {
+    const own = mkdtempSync(`${directory}/`);
+    const key = (name: string, ...words: string[]) => {
+      execFileSync("ssh-keygen", ["-q", "-N", "", "-f", `${own}/${name}`, ...words]);
+      return readFileSync(`${own}/${name}.pub`, "utf8");
+    };
+    key("host", "-t", "ed25519");
+    const kinds = {
+      ed25519: ["-t", "ed25519"],
+      rsa: ["-t", "rsa", "-b", "3072"],
+      p256: ["-t", "ecdsa", "-b", "256"],
+      p384: ["-t", "ecdsa", "-b", "384"],
+      p521: ["-t", "ecdsa", "-b", "521"],
+    };
+    const keys = Object.entries(kinds).map(([name, words]) => key(name, ...words));
+    writeFileSync(`${own}/authorized_keys`, keys.map((line) => `command="echo in" ${line}`).join(""));
+    // Of the module's own, all but where keys lie and who may log in: the test's user.
+    const config = sshdConfig(builder)
+      .config.replace(/^AuthorizedKeysFile .*$/m, `AuthorizedKeysFile ${own}/authorized_keys`)
+      .replace(/^AllowUsers .*$/m, "StrictModes no");
+    writeFileSync(`${own}/sshd_config`, `HostKey ${own}/host\n${config}`);
+    const logIn = (name: string, ...options: string[]): string => {
+      const proxy = `ProxyCommand=/usr/sbin/sshd -i -f ${own}/sshd_config`;
+      const only = ["-F", "none", "-i", `${own}/${name}`, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"];
+      const pin = ["-o", "StrictHostKeyChecking=no", "-o", `UserKnownHostsFile=${own}/known_hosts`];
+      const words = [...only, ...pin, "-o", proxy, ...options, "sshd-of-builder-nix", "x"];
+      const { stdout, stderr } = spawnSync("ssh", words, { encoding: "utf8", timeout: 20_000 });
+      return stdout === "in\n" ? "in" : stderr;
+    };
+    for (const name of Object.keys(kinds)) expect([name, logIn(name)]).toEqual([name, "in"]);
+    expect(logIn("rsa", "-o", "PubkeyAcceptedAlgorithms=ssh-rsa")).not.toBe("in");
+    const accepted = String(builder.services.openssh.settings["PubkeyAcceptedAlgorithms"]).split(",");
+    const wanted = clientKeyTypes.flatMap((type) => (type === "ssh-rsa" ? ["rsa-sha2-256", "rsa-sha2-512"] : [type]));
+    expect(accepted.toSorted()).toEqual(wanted.toSorted());
+  });
+
   it("lets the forced command run the two store protocols and exit with 1 on anything else", () => {
     const path = /ForceCommand (\S+)/.exec(builder.services.openssh.extraConfig)?.[1] ?? "";
     const run = (command: string) =>
@@ -51,19 +90,45 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
       sandbox: true,
     });
     expect(builder.nix.extraOptions).toBe("!include /run/nix-builder/nix.conf");
+  });
+
+  /** nix.conf as the builder writes it at its start, on a machine of this size. */
+  function sizedSettings(size: Size, evaluated = builder): string {
     const own = mkdtempSync(`${directory}/`);
-    const script = (builder.systemd.services["nix-builder-sizes"]?.script ?? "")
+    writeFileSync(`${own}/meminfo`, `MemTotal:    ${size.memoryMiB * 1024} kB\nMemFree:    1 kB\n`);
+    const printing = (text: string) => `#!/bin/sh\nprintf '${text}\\n'\n`;
+    writeFileSync(`${own}/nproc`, printing(String(size.cpus)), { mode: 0o755 });
+    const [all, free] = [size.diskMiB * 1024, size.diskFreeMiB * 1024];
+    writeFileSync(`${own}/df`, printing(`1K-blocks    Avail\\n ${all} ${free}`), { mode: 0o755 });
+    const script = (evaluated.systemd.services["nix-builder-sizes"]?.script ?? "")
       .replaceAll("/run/nix-builder", own)
-      .replace("/nix/store", "/");
-    execFileSync("bash", ["-eu"], { input: script });
-    const cpus = execFileSync("nproc", { encoding: "utf8" }).trim();
-    expect(readFileSync(`${own}/nix.conf`, "utf8")).toMatch(
-      new RegExp(`^max-jobs = ${cpus}\ncores = 2\nmin-free = [1-9]\\d{6,}\nmax-free = [1-9]\\d{6,}\n$`),
+      .replace("/proc/meminfo", `${own}/meminfo`);
+    execFileSync("bash", ["-eu"], { input: script, env: { PATH: `${own}:${process.env["PATH"] ?? ""}` } });
+    return readFileSync(`${own}/nix.conf`, "utf8");
+  }
+
+  it("sizes itself by the rules of all builders, whatever the machine", () => {
+    const size = fc.record({
+      cpus: fc.integer({ min: 1, max: 192 }),
+      memoryMiB: fc.integer({ min: 400, max: 800_000 }),
+      diskMiB: fc.integer({ min: 1000, max: 4_000_000 }),
+      diskFreeMiB: fc.integer({ min: 0, max: 1_000_000 }),
+    });
+    fc.assert(
+      fc.property(size, (machine) => {
+        const { maxJobs, cores, minFreeMiB, maxFreeMiB } = defaultsFor(machine);
+        const bytes = (mebibytes: number) => mebibytes * 2 ** 20;
+        expect(sizedSettings(machine)).toBe(
+          `max-jobs = ${maxJobs}\ncores = ${cores}\nmin-free = ${bytes(minFreeMiB)}\nmax-free = ${bytes(maxFreeMiB)}\n`,
+        );
+      }),
+      { numRuns: 30 },
     );
   });
 
-  it("takes maxJobs where it is configured", () => {
-    expect(evaluate({ maxJobs: 3 }).systemd.services["nix-builder-sizes"]?.script).toContain("jobs=3\n");
+  it("takes maxJobs where it is configured, and gives out twice the processors over so many", () => {
+    const machine = { cpus: 16, memoryMiB: 65_536, diskMiB: 100_000, diskFreeMiB: 90_000 };
+    expect(sizedSettings(machine, evaluate({ maxJobs: 3 }))).toMatch(/^max-jobs = 3\ncores = 11\n/);
   });
 
   it("has no syntax error in any of its scripts", () => {

@@ -141,6 +141,18 @@ describe("the full matrix", () => {
     }
   });
 
+  it(
+    "passes on somebody's own machine that speaks its protocol only, whatever it is asked",
+    { timeout: 120_000 },
+    async () => {
+      // As `restrict,command="nix-daemon --stdio"` in authorized_keys does it, which docs/configuration.md recommends.
+      change("nix-ssh", (text) => text.replace('"nix-daemon --stdio") exec', "*) exec"));
+      const { cases } = await runSmokeTest({ ...test, level: "full", ownMachine: false });
+      expect(cases.filter(({ outcome }) => outcome !== "passed" && outcome !== "skipped")).toEqual([]);
+      expect(cases.map(({ name }) => name)).not.toContain(`ssh, ${system}`);
+    },
+  );
+
   it("names every hole of a builder that lets the client's key do more", { timeout: 120_000 }, async () => {
     change("authorized_keys", (text) => text.replaceAll(/^restrict\S* /gm, ""));
     change("sshd_config", (text) =>

@@ -1,6 +1,7 @@
 # This Mac as a client of a fleet of Nix builders. Written by nix-builder-fleet: change the stack, not this file.
-# It can't do anything where nix-darwin doesn't manage Nix (nix.enable = false, as Determinate Nix wants it): put the forms
-# machines and sshConfig under /etc/nix there. And a Host block for the same builder in /var/root/.ssh/config wins over this.
+# It can't do anything where nix-darwin doesn't manage Nix (nix.enable = false, as Determinate Nix wants it): use the plain files
+# there (docs/clients.md), with their include line in /etc/nix/nix.custom.conf, as Determinate Nix writes over nix.conf.
+# And a Host block for the same builder in /var/root/.ssh/config wins over this.
 { lib, ... }:
 let
   # The client's private key on this machine, readable by root only. A string, so that the key never enters the Nix store.
