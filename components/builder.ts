@@ -26,8 +26,8 @@ export interface BuilderArgs {
   readonly machine: Machine;
 }
 
-/** What Nix sees of a machine. */
-export class Builder extends pulumi.ComponentResource {
+/** What Nix sees of a machine: plain values, and one resource where there is something to measure. */
+export class Builder {
   /** The entry of `nix.buildMachines`. */
   readonly buildMachine: pulumi.Output<BuildMachine>;
   /** What the machine says of itself; `undefined` where the fleet has no administrative connection. */
@@ -37,8 +37,8 @@ export class Builder extends pulumi.ComponentResource {
   /** Values on whose change everything proven of the builder is proven again. */
   readonly triggers: readonly pulumi.Input<string>[];
 
-  constructor(name: string, { spec, machine }: BuilderArgs, opts?: pulumi.ComponentResourceOptions) {
-    super("nix-builder-fleet:index:Builder", name, {}, opts);
+  /** @param opts Of the measurement. */
+  constructor(name: string, { spec, machine }: BuilderArgs, opts?: pulumi.CustomResourceOptions) {
     this.triggers = [JSON.stringify(spec), machine.generation, machine.hostKey];
     const features = [...spec.supportedFeatures, ...spec.mandatoryFeatures];
     this.measurement =
@@ -59,7 +59,7 @@ export class Builder extends pulumi.ComponentResource {
               logging: "none",
             },
             // pulumi.secret(connection) would make what is printed a secret too; it holds none.
-            { parent: this, ...(machine.resource && { deletedWith: machine.resource }) },
+            { ...opts, ...(machine.resource && { deletedWith: machine.resource }) },
           ).stdout.apply(parseMeasurement);
     this.administration = pulumi
       .output(machine.admin?.user)
@@ -83,6 +83,5 @@ export class Builder extends pulumi.ComponentResource {
           ...(spec.provider === "existing" && spec.sshKey !== undefined && { sshKey: spec.sshKey }),
         };
       });
-    this.registerOutputs({ buildMachine: this.buildMachine, measurement: this.measurement });
   }
 }

@@ -14,7 +14,7 @@ const rounds = Number(values.rounds);
 
 if (values.help === true || !Number.isInteger(rounds) || rounds < 1) {
   console.log(
-    "usage: npm run bench [-- --rounds N]\n\nMeasures each claim in N rounds (default 3) and compares medians. Exits with 1 if one does not hold.",
+    "usage: npm run bench [-- --rounds N]\n\nMeasures each claim in N rounds (default 3): the times are medians, the ratio is the median of the rounds' ratios. Exits with 1 if one does not hold.",
   );
   process.exitCode = values.help === true ? 0 : 2;
 } else {

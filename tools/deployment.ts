@@ -33,14 +33,14 @@ export interface Deployment {
 
 /** A resource's own type, or its component's → what has been done when it is there. */
 const done: Readonly<Record<string, string>> = {
-  PrivateKey: "key pair made",
-  LocalEmulation: "registered",
-  LocalMachine: "sshd started",
-  HcloudMachine: "server made, NixOS installed",
-  Builder: "measured",
-  ClientDirectory: "written",
+  "tls:index/privateKey:PrivateKey": "key pair made",
+  "command:remote:Command": "measured",
+  "nix-builder-fleet:index:LocalEmulation": "registered",
+  "nix-builder-fleet:index:LocalMachine": "sshd started",
+  "nix-builder-fleet:index:HcloudMachine": "server made, NixOS installed",
+  "nix-builder-fleet:index:ClientDirectory": "written",
   // The fleet's own commands are its smoke tests.
-  BuilderFleet: "passed",
+  "nix-builder-fleet:index:BuilderFleet": "passed",
 };
 
 /** Seconds without a finished step after which what is under way is named. */
@@ -117,7 +117,7 @@ export function describeEvent(event: EngineEvent): string | undefined {
   // A replacement is told by its new resource; the old one's end is no news.
   if (op === "replace" || op.endsWith("-replaced")) return undefined;
   if (op.startsWith("delete")) return `${step}: removed`;
-  const types = typesOf(urn);
+  const types = (urn.split("::")[2] ?? "").split("$");
   return `${step}: ${done[types.at(-1) ?? ""] ?? done[types.at(-2) ?? ""] ?? "done"}`;
 }
 
@@ -147,11 +147,6 @@ function stepName(metadata: StepMetadata | undefined): string | undefined {
   // The stack's folder is no news.
   if (types.includes(":Workspace$")) return undefined;
   return type.startsWith("pulumi:") || type.startsWith("nix-builder-fleet:") ? undefined : name;
-}
-
-/** What a resource is, after what it is a child of; without packages and modules. */
-function typesOf(urn: string): string[] {
-  return (urn.split("::")[2] ?? "").split("$").map((type) => type.split(":").at(-1) ?? "");
 }
 
 function parseEvent(line: string): EngineEvent | undefined {

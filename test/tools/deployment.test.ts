@@ -15,6 +15,11 @@ describe("the progress of a deployment", () => {
     ],
     ["a key pair", step("create", `${fleet}$tls:index/privateKey:PrivateKey`, "client"), "client: key pair made"],
     [
+      "a measured one",
+      step("update", `${fleet}$command:remote:Command`, "x86-measurement"),
+      "x86-measurement: measured",
+    ],
+    [
       "a verified one",
       step("create-replacement", `${fleet}$command:local:Command`, "x86-smoke-test"),
       "x86-smoke-test: passed",

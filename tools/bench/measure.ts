@@ -1,4 +1,4 @@
-/** Timing for benchmarks: wall times of commands in turn, compared by the ratio of their medians. */
+/** Timing for benchmarks: wall times of commands in turn, compared round by round. */
 
 /** A claim: one duration, or amount of memory, is at most (or at least) so many times another, measured in the same run. */
 export interface Claim {
@@ -9,7 +9,7 @@ export interface Claim {
   readonly measured: readonly number[];
   /** One a round. */
   readonly baseline: readonly number[];
-  /** Bound of median(measured) / median(baseline). */
+  /** Bound of the ratio, see `judge`. */
   readonly limit: { readonly atMost: number } | { readonly atLeast: number };
 }
 
@@ -27,8 +27,11 @@ export function median(values: readonly number[]): number {
   return ((sorted[Math.floor(middle)] ?? Number.NaN) + (sorted[Math.ceil(middle) - 1] ?? Number.NaN)) / 2;
 }
 
-/** The ratio of a claim's medians, and whether it holds. */
+/**
+ * The ratio of a claim, and whether it holds: the median of measured / baseline of each round. The two of a round follow one another, and
+ * so have the same machine, whose speed changes from one round to the next where others share it.
+ */
 export function judge({ measured, baseline, limit }: Claim): { readonly ratio: number; readonly holds: boolean } {
-  const ratio = median(measured) / median(baseline);
+  const ratio = median(measured.map((value, round) => value / (baseline[round] ?? Number.NaN)));
   return { ratio, holds: "atMost" in limit ? ratio <= limit.atMost : ratio >= limit.atLeast };
 }
