@@ -37,7 +37,11 @@ const done: Readonly<Record<string, string>> = {
   "command:remote:Command": "measured",
   "nix-builder-fleet:index:LocalEmulation": "registered",
   "nix-builder-fleet:index:LocalMachine": "sshd started",
-  "nix-builder-fleet:index:HcloudMachine": "server made, NixOS installed",
+  "hcloud:index/server:Server": "server made",
+  "aws:ec2/instance:Instance": "instance made",
+  // A cloud machine's own commands set it up.
+  "nix-builder-fleet:index:HcloudMachine": "NixOS ready",
+  "nix-builder-fleet:index:AwsMachine": "NixOS ready",
   "nix-builder-fleet:index:ClientDirectory": "written",
   // The fleet's own commands are its smoke tests.
   "nix-builder-fleet:index:BuilderFleet": "passed",

@@ -15,6 +15,16 @@ describe("the progress of a deployment", () => {
     ],
     ["a key pair", step("create", `${fleet}$tls:index/privateKey:PrivateKey`, "client"), "client: key pair made"],
     [
+      "a server, which has no NixOS yet",
+      step("create", `${fleet}$nix-builder-fleet:index:HcloudMachine$hcloud:index/server:Server`, "arm"),
+      "arm: server made",
+    ],
+    [
+      "NixOS on it",
+      step("create", `${fleet}$nix-builder-fleet:index:HcloudMachine$command:local:Command`, "arm-nixos"),
+      "arm-nixos: NixOS ready",
+    ],
+    [
       "a measured one",
       step("update", `${fleet}$command:remote:Command`, "x86-measurement"),
       "x86-measurement: measured",
