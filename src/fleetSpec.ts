@@ -14,7 +14,9 @@ import {
   checkSshUser,
   checkSystem,
   largestNumber,
+  protocols,
   type BuildMachine,
+  type Protocol,
 } from "./nix/buildMachine.ts";
 import { cachix, checkCache, garnix, type Cache } from "./nix/caches.ts";
 import { defaultDirectory } from "./nix/forms.ts";
@@ -52,7 +54,7 @@ const everyBuilder = {
   speedFactor: numberForNix.optional(),
   supportedFeatures: z.array(feature).default([]),
   mandatoryFeatures: z.array(feature).default([]),
-  protocol: z.enum(["ssh-ng", "ssh"], "ssh-ng or ssh").default("ssh-ng"),
+  protocol: z.enum(protocols, "ssh-ng or ssh").default("ssh-ng"),
 };
 
 const localBuilder = z.strictObject({
@@ -156,7 +158,7 @@ interface BuilderSpecBase {
   readonly speedFactor: number | undefined;
   readonly supportedFeatures: readonly string[];
   readonly mandatoryFeatures: readonly string[];
-  readonly protocol: "ssh-ng" | "ssh";
+  readonly protocol: Protocol;
 }
 
 /** A builder that is an sshd and a Nix store of its own on this machine. */

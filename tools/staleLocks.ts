@@ -43,18 +43,19 @@ export function dropStaleLocks(backend: string | undefined, directory: string = 
   const unknown: { pid: number; stack: string }[] = [];
   if (backend?.startsWith("file:///") !== true) return { dropped, unknown };
   const folder = `${fileURLToPath(backend)}/.pulumi/locks`;
-  const notes = readNotes(noteFolder(backend, directory));
+  const here = thisPlace();
+  const notes = readNotes(noteFolder(backend, directory)).map((note) => ({ ...note, ended: hasEnded(note, here) }));
   for (const path of existsSync(folder) ? filesBelow(folder) : []) {
     const owner = readOwner(path);
     if (owner === undefined || owner.hostname !== hostname() || isPulumi(owner.pid)) continue;
     const own = notes.filter(({ pid }) => pid === owner.pid);
-    if (own.length > 0 && own.every(hasEnded)) {
+    if (own.length > 0 && own.every(({ ended }) => ended)) {
       rmSync(path, { force: true });
       dropped.push(owner.pid);
     } else unknown.push({ pid: owner.pid, stack: basename(dirname(path)) });
   }
   if (dropped.length > 0) removeTornAttributes(dirname(folder));
-  for (const note of notes.filter(hasEnded)) rmSync(note.path, { force: true });
+  for (const note of notes.filter(({ ended }) => ended)) rmSync(note.path, { force: true });
   return { dropped, unknown };
 }
 
@@ -93,8 +94,7 @@ function readNotes(folder: string): Note[] {
   });
 }
 
-function hasEnded({ pid, boot, namespace }: Note): boolean {
-  const here = thisPlace();
+function hasEnded({ pid, boot, namespace }: Note, here: Place | undefined): boolean {
   if (here === undefined) return false;
   return boot !== here.boot || (namespace === here.namespace && !isPulumi(pid));
 }

@@ -29,7 +29,7 @@ import {
   type Tag,
 } from "@aws-sdk/client-ec2";
 import { isMissing, pages } from "./pages.ts";
-import { tags } from "./tags.ts";
+import { tagOf, tags } from "./tags.ts";
 
 /** One thing that exists. */
 export interface Item {
@@ -50,12 +50,11 @@ export async function findTagged(ec2: EC2Client, wanted: Readonly<Record<string,
   const found = await Promise.all(
     Object.entries(kinds).map(async ([kind, { find }]) =>
       (await find(ec2, filters)).map(({ id = "", named, instance }): Item => {
-        const tag = (name: string) => named?.find(({ Key }) => Key === name)?.Value;
-        const stack = tag(tags.stack);
+        const stack = tagOf({ Tags: named }, tags.stack);
         return {
           kind,
           id,
-          name: tag("Name") ?? id,
+          name: tagOf({ Tags: named }, "Name") ?? id,
           ...(stack !== undefined && { stack }),
           ...(instance !== undefined && { instance }),
         };

@@ -14,7 +14,7 @@ import { asking } from "./api.ts";
 import { findInstances } from "./inventory.ts";
 import { NotAtAws, type FoundInstance, type FoundOrigins } from "./origin.ts";
 import { isMissing, pages } from "./pages.ts";
-import { tags } from "./tags.ts";
+import { tagOf, tags } from "./tags.ts";
 
 /** Account that publishes the NixOS images. Source: https://nixos.github.io/amis. */
 export const imageOwner = "427812963091";
@@ -60,17 +60,15 @@ async function findFleetInstances(ec2: EC2Client, { fleet }: FleetSpec): Promise
     { Name: `tag:${tags.fleet}`, Values: [fleet] },
     { Name: "instance-state-name", Values: ["pending", "running", "stopping", "stopped"] },
   ]);
-  return found.flatMap(({ Tags = [], InstanceType: instanceType, ImageId: image }) => {
-    const tag = (name: string) => Tags.find(({ Key }) => Key === name)?.Value;
-    if (tag(tags.role) !== undefined) return [];
-    return {
-      stack: tag(tags.stack),
-      builder: tag(tags.builder),
-      instanceType,
-      image,
-      generation: tag(tags.generation),
-    };
-  });
+  return found
+    .filter((instance) => tagOf(instance, tags.role) === undefined)
+    .map((instance) => ({
+      stack: tagOf(instance, tags.stack),
+      builder: tagOf(instance, tags.builder),
+      instanceType: instance.InstanceType,
+      image: instance.ImageId,
+      generation: tagOf(instance, tags.generation),
+    }));
 }
 
 const architectures: Readonly<Record<System, string>> = { "x86_64-linux": "x86_64", "aarch64-linux": "arm64" };

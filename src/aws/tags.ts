@@ -1,4 +1,5 @@
 /** How the fleet marks what is its own at AWS. */
+import type { Tag } from "@aws-sdk/client-ec2";
 
 /** Tags on everything that the fleet makes. */
 export const tags = {
@@ -15,3 +16,8 @@ export const tags = {
   /** Day after which it should be gone, or `never`. */
   expires: "nix-builder-fleet.expires",
 } as const;
+
+/** The value of a tag of a thing, as the API describes it; `undefined` where it has none of that name. */
+export function tagOf({ Tags }: { readonly Tags?: readonly Tag[] | undefined }, name: string): string | undefined {
+  return Tags?.find(({ Key }) => Key === name)?.Value;
+}

@@ -1,25 +1,16 @@
 /** What `npx fleet` does at AWS by itself: proving that nothing is left. The SDK is loaded only for it. */
-import { resolve } from "node:path";
-import { execa } from "execa";
 import { accessVariables, type AwsAccess } from "../aws/access.ts";
 import type { Item } from "../aws/inventory.ts";
 import { tags } from "../aws/tags.ts";
 import { remainsAdvice } from "./remains.ts";
-import { CliError } from "./stack.ts";
-
-const checkout = resolve(import.meta.dirname, "../..");
+import { CliError, runPulumi } from "./stack.ts";
 
 /** How to reach AWS, from the environment or else the stack's configuration; `undefined`: neither names a region. */
 export async function findAwsAccess(stack: string): Promise<AwsAccess | undefined> {
   const env = process.env;
   const named = env[accessVariables.region] || env["AWS_DEFAULT_REGION"];
   if (named) return { region: named };
-  const result = await execa(process.execPath, [`${checkout}/tools/pulumi.ts`, "config", "--json", "--show-secrets"], {
-    cwd: checkout,
-    env: { PULUMI_STACK: stack },
-    reject: false,
-    stdin: "ignore",
-  });
+  const result = await runPulumi(stack, "config", "--json", "--show-secrets");
   if (result.failed) return undefined;
   const config = JSON.parse(result.stdout) as Record<string, { value?: string } | undefined>;
   const value = (key: string): string | undefined => config[`aws:${key}`]?.value;

@@ -33,7 +33,8 @@ function buildsByDaemon(env: NodeJS.ProcessEnv, root: boolean): boolean {
   return existsSync(env["NIX_DAEMON_SOCKET_PATH"] ?? `${state}/daemon-socket/socket`) && (root || !isWritable(state));
 }
 
-function isWritable(path: string): boolean {
+/** Whether this user may write there, by the system's own judgement. */
+export function isWritable(path: string): boolean {
   try {
     accessSync(path, constants.W_OK);
     return true;

@@ -1,6 +1,4 @@
 /** What `npx fleet` does at Hetzner Cloud by itself: proving that nothing is left, and baking snapshots. */
-import { execa } from "execa";
-import { resolve } from "node:path";
 import * as z from "zod";
 import { accessFromEnvironment, accessVariables } from "../hcloud/access.ts";
 import { HcloudApi, HcloudError } from "../hcloud/api.ts";
@@ -9,9 +7,7 @@ import { snapshotLabel } from "../hcloud/schema.ts";
 import { toHostKey } from "../ssh/hostKey.ts";
 import { bake, type Baked } from "./bake.ts";
 import { remainsAdvice } from "./remains.ts";
-import { CliError, stackDirectory } from "./stack.ts";
-
-const checkout = resolve(import.meta.dirname, "../..");
+import { CliError, runPulumi, stackDirectory } from "./stack.ts";
 
 /** What is there of a fleet. */
 export interface Remains {
@@ -103,9 +99,7 @@ const bakingOutputs = z.object({
 });
 
 async function readOutputs(stack: string): Promise<z.infer<typeof bakingOutputs>> {
-  const args = [`${checkout}/tools/pulumi.ts`, "stack", "output", "--json", "--show-secrets"];
-  const env = { PULUMI_STACK: stack };
-  const result = await execa(process.execPath, args, { cwd: checkout, env, reject: false, stdin: "ignore" });
+  const result = await runPulumi(stack, "stack", "output", "--json", "--show-secrets");
   const parsed = bakingOutputs.safeParse(result.failed ? undefined : JSON.parse(result.stdout));
   if (parsed.success) return parsed.data;
   throw new CliError(`stack '${stack}' has no verified fleet: ${result.stderr.trim() || "deploy it first"}`);
@@ -121,10 +115,9 @@ const exported = z.object({
 
 /** Id of a builder's server, by the stack's state: another checkout's fleet may have the same labels in the same project. */
 async function findServer(stack: string, builder: string): Promise<number> {
-  const args = [`${checkout}/tools/pulumi.ts`, "stack", "export"];
-  const env = { PULUMI_STACK: stack };
-  const { stdout } = await execa(process.execPath, args, { cwd: checkout, env, stdin: "ignore" });
-  const { resources = [] } = exported.parse(JSON.parse(stdout)).deployment;
+  const result = await runPulumi(stack, "stack", "export");
+  if (result.failed) throw new CliError(`the state of stack '${stack}' can't be read: ${result.stderr.trim()}`);
+  const { resources = [] } = exported.parse(JSON.parse(result.stdout)).deployment;
   const found = resources
     .filter((one) => one.delete !== true)
     .find(({ type, urn }) => type === "hcloud:index/server:Server" && urn.endsWith(`::${builder}`));
@@ -135,13 +128,7 @@ async function findServer(stack: string, builder: string): Promise<number> {
 /** The API with the token of the environment, or else the stack's. */
 export async function openApi(stack: string): Promise<HcloudApi> {
   const configured = async (key: string): Promise<string | undefined> => {
-    const args = [`${checkout}/tools/pulumi.ts`, "config", "get", `hcloud:${key}`];
-    const result = await execa(process.execPath, args, {
-      cwd: checkout,
-      env: { PULUMI_STACK: stack },
-      reject: false,
-      stdin: "ignore",
-    });
+    const result = await runPulumi(stack, "config", "get", `hcloud:${key}`);
     return result.failed ? undefined : result.stdout.trim();
   };
   const env = { ...process.env };

@@ -1,10 +1,11 @@
 /** Runs `nix-build` or `nix` through the fleet and nothing else. */
-import { accessSync, constants, existsSync, lstatSync, readFileSync, readlinkSync, rmSync, symlinkSync } from "node:fs";
+import { existsSync, lstatSync, readFileSync, readlinkSync, rmSync, symlinkSync } from "node:fs";
 import { stripVTControlCharacters } from "node:util";
 import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
+import { isWritable } from "./clientUse.ts";
 import { askForAnswer, recordedStatus } from "./status.ts";
 import { CliError, readFleet, stackDirectory, writeOwnClient, type UsableFleet } from "./stack.ts";
 
@@ -177,12 +178,7 @@ function missing(program: string): CliError {
 
 /** Whether Nix can work on the machine's store directly: as root, or as the owner of a single-user installation. */
 function machineStoreIsWritable(): boolean {
-  try {
-    accessSync("/nix/var/nix/db", constants.W_OK);
-    return true;
-  } catch {
-    return false;
-  }
+  return isWritable("/nix/var/nix/db");
 }
 
 /** The name for links to results in a person's arguments, and where the option that says so stands. */

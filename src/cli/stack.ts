@@ -5,7 +5,7 @@ import * as z from "zod";
 import { clientDirectoryFiles, writeClientDirectory } from "../client/directory.ts";
 import type { Measurement, Peculiarities } from "../bootstrap/measure.ts";
 import type { Verdict } from "../smoke/verdict.ts";
-import type { BuildMachine } from "../nix/buildMachine.ts";
+import { protocols, type BuildMachine } from "../nix/buildMachine.ts";
 import { profileNames } from "../nix/profiles.ts";
 import { backendOf, noSuchStack, stackNames } from "../../tools/stack.ts";
 
@@ -20,7 +20,7 @@ const buildMachine = z.object({
   alias: z.string(),
   hostName: z.string(),
   port: z.number(),
-  protocol: z.enum(["ssh-ng", "ssh"]),
+  protocol: z.enum(protocols),
   systems: z.array(z.string()),
   sshUser: z.string(),
   sshKey: z.string().exactOptional(),
@@ -119,7 +119,8 @@ async function explainUnreadable(stack: string, said: string): Promise<string> {
   return list.failed ? raw : noSuchStack(stack, backendOf(process.env), stackNames(list.stdout));
 }
 
-function runPulumi(stack: string, ...words: readonly string[]) {
+/** Runs the Pulumi CLI of this checkout on a stack; rejects nothing, see `failed` and `stderr`. */
+export function runPulumi(stack: string, ...words: readonly string[]) {
   return execa(process.execPath, [`${checkout}/tools/pulumi.ts`, ...words], {
     cwd: checkout,
     env: { PULUMI_STACK: stack },

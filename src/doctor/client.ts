@@ -1,6 +1,7 @@
 /** Looks at this machine's own Nix, which `npx fleet` doesn't use: is it a client of the fleet, and does it work as one? */
 import { readFileSync, statSync } from "node:fs";
 import { userInfo } from "node:os";
+import { dirname } from "node:path";
 import { execa } from "execa";
 import { readSettings } from "../client/settings.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
@@ -65,7 +66,7 @@ function builderRows(builders: string, stack: string): { rows: string[]; finding
       if (text !== "missing" || part === `@${process.env["NIX_CONF_DIR"] ?? "/etc/nix"}/machines`) return [];
       const what = `nix.conf says builders = ${part}, but ${path} does not exist`;
       const why = "Nix passes over it in silence and builds here instead";
-      return [{ ...about, severity: "error", what, why, fix: writeAgain(stack, path.replace(/\/[^/]*$/, "")) }];
+      return [{ ...about, severity: "error", what, why, fix: writeAgain(stack, dirname(path)) }];
     }),
   };
 }
@@ -163,7 +164,7 @@ function checkKeys(rows: readonly string[], stack: string): Finding[] {
     const mode = lookAt(() => statSync(key).mode);
     if (mode === "hidden") return { ...about, ...hidden(key, stack) };
     if (mode === "missing") {
-      const fix = writeAgain(stack, key.replace(/\/[^/]*$/, ""));
+      const fix = writeAgain(stack, dirname(key));
       return { ...about, severity: "error", what: `${key} does not exist`, why: "ssh has no key to log in with", fix };
     }
     return (mode.found & 0o077) === 0

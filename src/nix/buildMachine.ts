@@ -4,7 +4,8 @@ import { toHostKey, toPublicHostKey } from "../ssh/hostKey.ts";
 import { InvalidValue } from "./invalidValue.ts";
 
 /** Nix's two ways of talking to a store over SSH: `ssh-ng` runs `nix-daemon --stdio`, `ssh` runs `nix-store --serve`. */
-export type Protocol = "ssh-ng" | "ssh";
+export const protocols = ["ssh-ng", "ssh"] as const;
+export type Protocol = (typeof protocols)[number];
 
 /** Largest `maxJobs` and `speedFactor` that every Nix reads. */
 export const largestNumber = 2 ** 31 - 1;
@@ -169,7 +170,8 @@ function checkWhole(value: number, field: string, least: number, most: number): 
 
 /** Types don't hold for JSON from outside. */
 function checkProtocol(protocol: string, field: string): Protocol {
-  if (protocol === "ssh-ng" || protocol === "ssh") return protocol;
+  const known = protocols.find((one) => one === protocol);
+  if (known !== undefined) return known;
   throw new InvalidValue(field, protocol, "ssh-ng or ssh");
 }
 

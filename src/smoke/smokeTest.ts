@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { parseClientFiles } from "../nix/clientFiles.ts";
-import { isLoopback, type BuildMachine } from "../nix/buildMachine.ts";
+import { isLoopback, protocols, type BuildMachine } from "../nix/buildMachine.ts";
 import { kernelArch, systems } from "../nix/system.ts";
 import { isValidThereAlone, SmokeBuilds, type Built } from "./builds.ts";
 import { parseBuiltBy, smokeExpression, type BuiltBy } from "./derivation.ts";
@@ -58,8 +58,8 @@ export async function runSmokeTest(test: SmokeTest): Promise<Verdict> {
     const [{ runMatrix }, { tryRefusals }] = await Promise.all([import("./matrix.ts"), import("./refusals.ts")]);
     const others = machines.filter(({ alias }) => alias !== test.alias);
     // Somebody else's forced command may know the configured protocol only.
-    const protocols = test.ownMachine ? (["ssh-ng", "ssh"] as const) : [machine.protocol];
-    const { cases, mebibytesPerSecond } = await runMatrix(machine, builds, protocols);
+    const spoken = test.ownMachine ? protocols : [machine.protocol];
+    const { cases, mebibytesPerSecond } = await runMatrix(machine, builds, spoken);
     const all = [
       ...verdict.cases,
       await isValidThereAlone(machine, others, verdict.storePath ?? "", builds),
