@@ -1,5 +1,6 @@
 /** `--remote-store` against a builder that answers with what nobody asked for. */
 import { existsSync, statfsSync } from "node:fs";
+import { execa } from "execa";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { runInRemoteStore } from "../../src/cli/remoteStore.ts";
 import { CliError } from "../../src/cli/stack.ts";
@@ -183,5 +184,33 @@ describe.each(clients)("with %s, a client", (which) => {
     expect(has(outputOf(source))).toBe(false);
     expect(exitCode).toBe(1);
     expect(said).toContain(outputOf(source));
+  });
+
+  describe("and the builder as one of `builders`", () => {
+    const build = (expression: string) =>
+      execa("nix-build", ["-E", expression, "--no-out-link"], {
+        env: builder.clientEnvironment(bin),
+        reject: false,
+        all: true,
+      });
+
+    it("refuses a path that the builder calls a reference of a result", async () => {
+      const expression = derivation(`row-${tag}`);
+      const path = `${planted(tag)}-row`;
+      builder.claim([
+        { path, text: "evil" },
+        { path: outputOf(expression), text: "result", references: [path] },
+      ]);
+      const { exitCode, all } = await build(expression);
+      expect([exitCode === 0, has(path)]).toEqual([false, false]);
+      expect(all).toContain(`path '${path}' is not valid`);
+    });
+
+    it("takes content of a fixed-output derivation unchecked, which is Nix's own doing: docs/clients.md says so", async () => {
+      const source = fixed(`row-${tag}`, "right");
+      builder.claim([{ path: outputOf(source), text: "something else" }]);
+      const { exitCode } = await build(source);
+      expect([exitCode, builder.read(outputOf(source))]).toEqual([0, "something else"]);
+    });
   });
 });
