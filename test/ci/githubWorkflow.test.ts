@@ -54,6 +54,27 @@ test("puts nothing that others name into a script", () => {
   for (const { run } of jobs.build.steps) expect(run ?? "").not.toContain("${{");
 });
 
+test("pins every action by commit, as the project's own workflows do, and leaves no token behind", () => {
+  const own = `${import.meta.dirname}/../../.github/workflows`;
+  const workflows = readdirSync(own).map((name) => readFileSync(`${own}/${name}`, "utf8"));
+  for (const text of [renderGithubWorkflow([x86]), ...workflows]) {
+    const uses = [...text.matchAll(/uses: (.*)/g)].map(([, action = ""]) => action);
+    expect(uses.length).toBeGreaterThan(0);
+    for (const action of uses) expect(action).toMatch(/^[\w-]+\/[\w-]+@[0-9a-f]{40} # v\d[\d.]*$/);
+    expect(text.match(/actions\/checkout@.*\n +with:\n +persist-credentials: false\n/g)).toHaveLength(1);
+    expect((parse(text) as { permissions: unknown }).permissions).toEqual({ contents: "read" });
+  }
+});
+
+test("gives the key to the one step that takes it", () => {
+  const { build } = (parse(renderGithubWorkflow([x86])) as Workflow).jobs;
+  const order = build.steps.map(({ name }) => name);
+  const withKey = build.steps.filter(({ env }) => Object.values(env ?? {}).includes("${{ secrets.fleet_ssh_key }}"));
+  expect(withKey.map(({ name }) => name)).toEqual(["Take the key"]);
+  expect(order.indexOf("Take the key")).toBeGreaterThan(order.indexOf("Find the builds"));
+  expect(JSON.stringify(build.env)).not.toContain("secrets.");
+});
+
 test("adds the settings of caches to those of the fleet", () => {
   const text = renderGithubWorkflow([x86], { settings: { "extra-substituters": "https://a.example" } });
   expect(text).toContain("extra-substituters = https://a.example\n");
@@ -263,6 +284,9 @@ describe.each([["the installed Nix"], ["a current Nix"]])("its steps, run with %
   };`;
   const anyKey = (read: string) =>
     `(builtins.concatStringsSep "" (map (name: ${read} ("${runner.directory}/tmp/" + name + "/id_ed25519")) (builtins.attrNames (builtins.readDir ${runner.directory}/tmp))))`;
+  /** A shell for a sandbox here: the builder's own. */
+  const shell = () =>
+    /^sandbox-paths = (\S+)/m.exec(readFileSync(`${builder.directory}/builder/nix.conf`, "utf8"))?.[1] ?? "";
   const attacks: Readonly<Record<string, () => readonly [flake: string, files?: Record<string, string>]>> = {
     "reads the key's file": () => [steals(anyKey("builtins.readFile"))],
     "copies the key's folder": () => [steals(`builtins.path { path = ${runner.directory}/tmp; name = "tmp"; }`)],
@@ -283,11 +307,11 @@ describe.each([["the installed Nix"], ["a current Nix"]])("its steps, run with %
       `nixConfig.post-build-hook = "${runner.directory}/checkout/hook"; ${usual}`,
       { hook: `#!/bin/sh\ncat ${runner.directory}/tmp/*/id_ed25519 > ${runner.directory}/home/loot\n` },
     ],
-    "has the runner build, without a sandbox": () => [
-      `nixConfig = { max-jobs = 4; sandbox = false; builders = ""; build-users-group = ""; };
+    "has the runner build, and its sandbox hold the key": () => [
+      `nixConfig = { max-jobs = 4; builders = ""; build-users-group = ""; sandbox-paths = [ "${shell()}" "/loot=${runner.directory}/tmp" ]; };
        outputs = _: { packages.${system}.loot = derivation {
          name = "loot"; system = "${system}"; builder = "/bin/sh";
-         args = [ "-c" "cat ${runner.directory}/tmp/*/id_ed25519 > $out; cp $out ${runner.directory}/home/loot" ];
+         args = [ "-c" "for file in /loot/*/id_ed25519; do while read -r line; do echo $line; done < $file; done > $out" ];
        }; };`,
     ],
     "has something built while it is evaluated": () => [
