@@ -103,7 +103,7 @@ async function closureThere({
   if (failed) throw new CliError(`${uri} can't say what belongs to the results, see above; nothing was taken from it`);
   const closure = lines(stdout);
   const wrong = closure.filter((path) => !/^\/nix\/store\/[0-9a-z]{32}-[0-9a-zA-Z+._?=-]+$/.test(path));
-  if (wrong.length > 0) throw refusal(uri, wrong);
+  if (wrong.length > 0) throw refusal(uri, wrong.map((line) => JSON.stringify(line)));
   return closure;
 }
 

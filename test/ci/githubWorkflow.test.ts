@@ -284,27 +284,61 @@ describe.each([["the installed Nix"], ["a current Nix"]])("its steps, run with %
   };`;
   const anyKey = (read: string) =>
     `(builtins.concatStringsSep "" (map (name: ${read} ("${runner.directory}/tmp/" + name + "/id_ed25519")) (builtins.attrNames (builtins.readDir ${runner.directory}/tmp))))`;
+  const lockedWithoutHash = (reference: Readonly<Record<string, string>>) => ({
+    "flake.lock": JSON.stringify({
+      nodes: {
+        loot: { flake: false, locked: { ...reference, lastModified: 1 }, original: reference },
+        root: { inputs: { loot: "loot" } },
+      },
+      root: "root",
+      version: 7,
+    }),
+  });
   /** A shell for a sandbox here: the builder's own. */
   const shell = () =>
     /^sandbox-paths = (\S+)/m.exec(readFileSync(`${builder.directory}/builder/nix.conf`, "utf8"))?.[1] ?? "";
-  const attacks: Readonly<Record<string, () => readonly [flake: string, files?: Record<string, string>]>> = {
-    "reads the key's file": () => [steals(anyKey("builtins.readFile"))],
-    "copies the key's folder": () => [steals(`builtins.path { path = ${runner.directory}/tmp; name = "tmp"; }`)],
-    "reads variables": () => [steals(`builtins.getEnv "FLEET_SSH_KEY" + builtins.getEnv "GITHUB_TOKEN"`)],
+  const attacks: Readonly<
+    Record<string, () => readonly [flake: string, refusal: RegExp | undefined, files?: Record<string, string>]>
+  > = {
+    "reads the key's file": () => [steals(anyKey("builtins.readFile")), /is forbidden in (pure eval|restricted)/],
+    "copies the key's folder": () => [
+      steals(`builtins.path { path = ${runner.directory}/tmp; name = "tmp"; }`),
+      /is forbidden in (pure eval|restricted)/,
+    ],
+    "reads variables": () => [steals(`builtins.getEnv "FLEET_SSH_KEY" + builtins.getEnv "GITHUB_TOKEN"`), undefined],
     "names the key's folder as an input": () => [
       steals(
         `"\${inputs.loot}" + builtins.concatStringsSep "" (map (name: builtins.readFile "\${inputs.loot}/\${name}/id_ed25519") (builtins.attrNames (builtins.readDir inputs.loot)))`,
         `inputs.loot = { url = "path:${runner.directory}/tmp"; flake = false; };`,
       ),
+      /requires lock file changes/,
+    ],
+    "locks the key's folder without a hash": () => [
+      steals(
+        `"\${inputs.loot}" + builtins.concatStringsSep "" (map (name: builtins.readFile "\${inputs.loot}/\${name}/id_ed25519") (builtins.attrNames (builtins.readDir inputs.loot)))`,
+        `inputs.loot = { url = "path:${runner.directory}/tmp"; flake = false; };`,
+      ),
+      /ock ?file contains (mutable lock|unlocked input)/,
+      lockedWithoutHash({ type: "path", path: `${runner.directory}/tmp` }),
+    ],
+    "locks the variables of Nix itself without a hash": () => [
+      steals(
+        "builtins.readFile inputs.loot",
+        `inputs.loot = { type = "file"; url = "file:///proc/self/environ"; flake = false; };`,
+      ),
+      /ock ?file contains (mutable lock|unlocked input)/,
+      lockedWithoutHash({ type: "file", url: "file:///proc/self/environ" }),
     ],
     "has a link that leads to the key's folder": () => [
       steals(
         `builtins.concatStringsSep "" (map (name: builtins.readFile (./link + "/\${name}/id_ed25519")) (builtins.attrNames (builtins.readDir ./link)))`,
       ),
+      /is forbidden in (pure eval|restricted)/,
       { link: `-> ${runner.directory}/tmp` },
     ],
     "has a hook run on the runner": () => [
       `nixConfig.post-build-hook = "${runner.directory}/checkout/hook"; ${usual}`,
+      undefined,
       { hook: `#!/bin/sh\ncat ${runner.directory}/tmp/*/id_ed25519 > ${runner.directory}/home/loot\n` },
     ],
     "has the runner build, and its sandbox hold the key": () => [
@@ -313,6 +347,7 @@ describe.each([["the installed Nix"], ["a current Nix"]])("its steps, run with %
          name = "loot"; system = "${system}"; builder = "/bin/sh";
          args = [ "-c" "for file in /loot/*/id_ed25519; do while read -r line; do echo $line; done < $file; done > $out" ];
        }; };`,
+      undefined,
     ],
     "has something built while it is evaluated": () => [
       `outputs = _: { packages.${system}.loot = derivation {
@@ -321,16 +356,20 @@ describe.each([["the installed Nix"], ["a current Nix"]])("its steps, run with %
          });
          system = "${system}"; builder = "/bin/sh"; args = [ "-c" "echo > $out" ];
        }; };`,
+      /during evaluation because the option 'allow-import-from-derivation' is disabled/,
     ],
   };
 
   test.each(Object.keys(attacks))("get nothing from a flake that %s", { timeout: 120_000 }, (name) => {
-    const [flake, files] = attacks[name]?.() ?? [""];
+    const [flake, refusal, files] = attacks[name]?.() ?? ["", /a flake/];
     const before = loot();
     runner.checkOut(flake, files);
     const run = runner.run(builder.machine, { fleet_ssh_key: secret, token });
     expect(stolen(run).filter((place) => !before.includes(place))).toEqual([]);
     expect(said(run)).not.toContain("early-bird");
+    // Where nothing is refused, the flake is built, without what it asked for.
+    if (refusal === undefined) expect(run.results.has("Build")).toBe(true);
+    else expect(run.results.get("Find the builds")?.output).toMatch(refusal);
     expect(readdirSync(`${runner.directory}/tmp`)).toEqual([]);
   });
 
