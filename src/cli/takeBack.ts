@@ -52,11 +52,11 @@ export async function takeBack({ patience = 10 * 60_000, ...taking }: Taking): P
   const missing = await missingHere(env, closure);
   const others = missing.filter((path) => !asked.has(path));
   if (others.length > 0) {
-    const exitCode = await copy(taking, ["--no-recursive"], others);
+    const exitCode = await copyEach(taking, ["--no-recursive"], others);
     if (exitCode !== 0) throw refusal(uri, await missingHere(env, others));
   }
   // By name, and each by itself: to what isn't among them, and isn't here already, Nix takes no reference.
-  return copy(
+  return copyEach(
     taking,
     ["--no-recursive", "--no-check-sigs"],
     missing.filter((path) => asked.has(path)),
@@ -69,7 +69,19 @@ function outputsOf(derivations: readonly string[], store: string | undefined) {
 
 /** Those that aren't valid in the client's store. */
 async function missingHere(env: Taking["env"], paths: readonly string[]): Promise<string[]> {
-  return nixStore(env, ["--check-validity", "--print-invalid", ...paths]);
+  const missing: string[] = [];
+  for (const some of chunks(paths)) {
+    missing.push(...(await nixStore(env, ["--check-validity", "--print-invalid", ...some])));
+  }
+  return missing;
+}
+
+/** As many as fit into a command line, in their order. */
+function chunks(paths: readonly string[]): string[][] {
+  const size = 4000;
+  return Array.from({ length: Math.ceil(paths.length / size) }, (_, index) =>
+    paths.slice(index * size, (index + 1) * size),
+  );
 }
 
 async function nixStore(env: Taking["env"], words: readonly string[]): Promise<string[]> {
@@ -80,6 +92,11 @@ async function nixStore(env: Taking["env"], words: readonly string[]): Promise<s
 /** Most memory for what a builder says of its paths, in KiB: some million of them. */
 const memory = 2 * 2 ** 20;
 
+/** The words that run a program with no more memory than that. */
+function bounded(...words: readonly string[]): readonly [program: string, words: string[]] {
+  return ["sh", ["-c", `ulimit -d ${memory}; exec "$@"`, "sh", ...words]];
+}
+
 /** The paths and all that the builder says they refer to. A chain without end costs neither all memory nor all time. */
 async function closureThere({
   env,
@@ -87,8 +104,8 @@ async function closureThere({
   paths,
   patience,
 }: Pick<Taking, "env" | "uri" | "paths"> & { readonly patience: number }): Promise<string[]> {
-  const query = ["nix-store", "--store", uri, "--query", "--requisites", ...paths];
-  const { failed, timedOut, stdout } = await execa("sh", ["-c", `ulimit -d ${memory}; exec "$@"`, "sh", ...query], {
+  const query = bounded("nix-store", "--store", uri, "--query", "--requisites", ...paths);
+  const { failed, timedOut, stdout } = await execa(...query, {
     env,
     stdio: ["ignore", "pipe", "inherit"],
     reject: false,
@@ -103,13 +120,25 @@ async function closureThere({
   if (failed) throw new CliError(`${uri} can't say what belongs to the results, see above; nothing was taken from it`);
   const closure = lines(stdout);
   const wrong = closure.filter((path) => !/^\/nix\/store\/[0-9a-z]{32}-[0-9a-zA-Z+._?=-]+$/.test(path));
-  if (wrong.length > 0) throw refusal(uri, wrong.map((line) => JSON.stringify(line)));
+  if (wrong.length > 0)
+    throw refusal(
+      uri,
+      wrong.map((line) => JSON.stringify(line)),
+    );
   return closure;
+}
+
+/** Copies them in their order: what a path refers to comes before it. */
+async function copyEach(taking: Taking, words: readonly string[], paths: readonly string[]): Promise<number> {
+  for (const some of chunks(paths)) {
+    const exitCode = await copy(taking, words, some);
+    if (exitCode !== 0) return exitCode;
+  }
+  return 0;
 }
 
 /** Copies them, unless the disk fills up meanwhile: a builder may send without end. */
 async function copy({ env, uri, store, reserve }: Taking, words: readonly string[], paths: readonly string[]) {
-  if (paths.length === 0) return 0;
   const place = `${store ?? ""}/nix/store`;
   const free = () => {
     const { bavail, bsize } = statfsSync(place);
@@ -121,7 +150,7 @@ async function copy({ env, uri, store, reserve }: Taking, words: readonly string
     if (free() < atLeast) controller.abort();
   }, 500);
   try {
-    const result = await execa("nix", ["copy", ...words, "--from", uri, ...paths], {
+    const result = await execa(...bounded("nix", "copy", ...words, "--from", uri, ...paths), {
       env,
       stdio: ["inherit", "ignore", "inherit"],
       reject: false,

@@ -158,6 +158,21 @@ describe.each(clients)("with %s, a client", (which) => {
     expect(said).toContain(planted(tag));
   });
 
+  it("refuses more references than a command line holds, and names some", async () => {
+    const expression = derivation(`many-${tag}`);
+    const out = outputOf(expression);
+    builder.claim([{ path: out, text: "result" }]);
+    builder.sql(`
+      with recursive numbers(n) as (select 1 union all select n + 1 from numbers where n < 30000)
+        insert or ignore into ValidPaths (path, hash, registrationTime, narSize)
+        select printf('/nix/store/%032d-one-of-many', n), 'sha256:' || printf('%064d', 0), 1, 1 from numbers;
+      insert or ignore into Refs (referrer, reference)
+        select (select id from ValidPaths where path = '${out}'), id from ValidPaths where path like '%-one-of-many'`);
+    const { exitCode, said } = await run(bin, ["-E", expression]);
+    expect([exitCode, has(out)]).toEqual([1, false]);
+    expect(said).toMatch(/-one-of-many(, \S+-one-of-many){4} and 29995 more/);
+  });
+
   it.each(["nix-build", "nix"] as const)("refuses another path in the place of a result of %s", async (program) => {
     const expression = derivation(`instead-${program}-${tag}`);
     const drv = builder.client("nix-instantiate", "-E", expression);
