@@ -5,6 +5,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { parse } from "yaml";
 import { parseGithubWorkflow, renderGithubWorkflow } from "../../src/ci/githubWorkflow.ts";
+import { findLocalTools } from "../../src/local/tools.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { fleets, x86 } from "../nix/fleets.ts";
 import { nixPath, temporaryDirectory } from "../nix/realNix.ts";
@@ -294,9 +295,8 @@ describe.each([["the installed Nix"], ["a current Nix"]])("its steps, run with %
       version: 7,
     }),
   });
-  /** A shell for a sandbox here: the builder's own. */
-  const shell = () =>
-    /^sandbox-paths = (\S+)/m.exec(readFileSync(`${builder.directory}/builder/nix.conf`, "utf8"))?.[1] ?? "";
+  /** A shell for a sandbox here. */
+  const shell = () => `/bin/sh=${findLocalTools(system).shell}`;
   const attacks: Readonly<
     Record<string, () => readonly [flake: string, refusal: RegExp | undefined, files?: Record<string, string>]>
   > = {

@@ -1,11 +1,18 @@
-/** A builder that lies: a real one, whose store a test changes behind its back. */
-import { execFileSync } from "node:child_process";
-import { chmodSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+/** A builder that lies: a real sshd and a real Nix, whose store a test changes behind its back. It is none of this project's making. */
+import { execFileSync, spawn, type ChildProcess } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir, userInfo } from "node:os";
+import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import { writeClientDirectory } from "../../src/client/directory.ts";
 import { clientEnvironment } from "../../src/client/environment.ts";
+import { findLocalTools } from "../../src/local/tools.ts";
+import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { clientFiles } from "../../src/nix/clientFiles.ts";
 import { storeUri } from "../../src/nix/machinesFile.ts";
-import { startLocalBuilder, type LocalBuilder } from "./localBuilder.ts";
+import { toPublicHostKey } from "../../src/ssh/hostKey.ts";
+import { keyPair, system, type KeyPair } from "./localFleet.ts";
 
 /** What a builder may say of a path. */
 export interface Claim {
@@ -16,32 +23,100 @@ export interface Claim {
 
 /** Starts one, and makes a client of it. */
 export async function startHostileBuilder(alias: string): Promise<HostileBuilder> {
-  return new HostileBuilder(await startLocalBuilder(alias));
+  const directory = mkdtempSync(join(tmpdir(), "fleet-hostile-"));
+  const [host, client] = [keyPair(directory), keyPair(directory)];
+  const { machine, sshd } = await startSshd(alias, directory, host, client);
+  return new HostileBuilder(directory, machine, client, sshd);
+}
+
+/** An sshd whose only command is a Nix daemon on a store below the folder. */
+async function startSshd(alias: string, directory: string, host: KeyPair, client: KeyPair) {
+  const root = userInfo().uid === 0;
+  const hostName = "127.78.0.1";
+  const port = await freePort(hostName);
+  const { sshd, nixDaemon, shell } = findLocalTools(system);
+  for (const folder of ["root", "state", "log"]) mkdirSync(`${directory}/${folder}`);
+  if (root) mkdirSync("/run/sshd", { recursive: true });
+  // With a locked password, only PAM lets root in.
+  const usePam = root && readFileSync("/etc/shadow", "utf8").startsWith("root:!");
+  const files = {
+    host_key: host.privateKey,
+    authorized_keys: `restrict,command="${directory}/command" ${client.publicKey}\n`,
+    command: `#!/bin/sh\nexec env ${Object.entries(storeEnvironment(directory))
+      .map(([name, value]) => `'${name}=${value}'`)
+      .join(" ")} ${nixDaemon} --stdio\n`,
+    sshd_config: `HostKey ${directory}/host_key
+PidFile none
+ListenAddress ${hostName}:${port}
+AuthorizedKeysFile ${directory}/authorized_keys
+StrictModes no
+UsePAM ${usePam ? "yes" : "no"}
+PrintMotd no
+SetEnv SHLVL=1
+`,
+    "nix.conf": `sandbox-paths = /bin/sh=${shell}\nbuild-users-group =\nmax-jobs = 2\nsubstituters =\nextra-experimental-features = nix-command\n`,
+  };
+  for (const [name, text] of Object.entries(files)) {
+    writeFileSync(`${directory}/${name}`, text, { mode: name === "command" ? 0o755 : 0o600 });
+  }
+  const child = spawn(sshd, ["-D", "-e", "-f", `${directory}/sshd_config`], { stdio: ["ignore", "ignore", "pipe"] });
+  await new Promise<void>((resolve, reject) => {
+    let said = "";
+    child.stderr.on("data", (chunk: Buffer) => {
+      said += chunk.toString();
+      if (said.includes("Server listening on")) resolve();
+    });
+    child.once("exit", () => {
+      reject(new Error(`sshd ended: ${said}`));
+    });
+  });
+  const machine: BuildMachine = {
+    alias,
+    hostName,
+    port,
+    protocol: "ssh-ng",
+    systems: [system],
+    sshUser: userInfo().username,
+    maxJobs: 2,
+    speedFactor: 1,
+    supportedFeatures: [],
+    mandatoryFeatures: [],
+    publicHostKey: toPublicHostKey(host.publicKey),
+  };
+  return { machine, sshd: child };
+}
+
+function storeEnvironment(directory: string) {
+  return {
+    HOME: directory,
+    NIX_REMOTE: `local?root=${directory}/root`,
+    NIX_STATE_DIR: `${directory}/state`,
+    NIX_LOG_DIR: `${directory}/log`,
+    NIX_CONF_DIR: directory,
+    NIX_USER_CONF_FILES: "",
+  };
 }
 
 /** A running builder, and a client of it with a store of its own. */
 export class HostileBuilder {
-  readonly #builder: LocalBuilder;
+  readonly #sshd: ChildProcess;
   readonly uri: string;
   /** Root of the client's store. */
   readonly store: string;
   readonly directory: string;
 
-  constructor(builder: LocalBuilder) {
-    this.#builder = builder;
-    this.directory = builder.directory;
-    this.uri = storeUri(builder.machine);
-    this.store = `${builder.directory}/client-store`;
-    const directory = `${builder.directory}/of-client`;
-    const [key, publicKey] = ["cache-key", "cache-key.pub"].map((name) => `${builder.directory}/${name}`) as [
-      string,
-      string,
-    ];
+  constructor(directory: string, machine: BuildMachine, client: KeyPair, sshd: ChildProcess) {
+    this.directory = directory;
+    this.#sshd = sshd;
+    this.uri = storeUri(machine);
+    this.store = `${directory}/client-store`;
+    const [key, publicKey] = [`${directory}/cache-key`, `${directory}/cache-key.pub`];
     execFileSync("nix-store", ["--generate-binary-cache-key", "cache-1", key, publicKey]);
-    chmodSync(key, 0o644);
     const settings = { substituters: "", "trusted-public-keys": readFileSync(publicKey, "utf8") };
-    const files = clientFiles([builder.machine], { directory, settings });
-    writeClientDirectory(directory, { ...files, id_ed25519: builder.clientPrivateKey });
+    const of = `${directory}/of-client`;
+    // Without connections that are kept, nothing is left when the sshd ends.
+    const files = clientFiles([machine], { directory: of, settings, multiplexing: false });
+    writeClientDirectory(of, { ...files, id_ed25519: client.privateKey });
   }
 
   /**
@@ -68,39 +143,24 @@ export class HostileBuilder {
 
   /** Where something of the builder's store lies. */
   inStore(path: string): string {
-    return `${this.directory}/builder/root${path}`;
+    return `${this.directory}/root${path}`;
   }
 
-  /** Runs a program on the builder's store, as whom the store belongs to. */
+  /** Runs a program on the builder's store. */
   onBuilder(program: string, words: readonly string[], input: string | Buffer = ""): string {
-    const machine = `${this.directory}/builder`;
-    const { uid, gid } = statSync(`${machine}/root`);
     return execFileSync(program, words, {
-      uid,
-      gid,
       input,
       encoding: "utf8",
       stdio: ["pipe", "pipe", "pipe"],
-      env: {
-        PATH: process.env["PATH"],
-        HOME: machine,
-        NIX_REMOTE: `local?root=${machine}/root`,
-        NIX_STATE_DIR: `${machine}/state`,
-        NIX_LOG_DIR: `${machine}/log`,
-        NIX_CONF_DIR: machine,
-        NIX_USER_CONF_FILES: "",
-        NIX_CONFIG: "extra-experimental-features = nix-command\n",
-      },
+      env: { PATH: process.env["PATH"], ...storeEnvironment(this.directory) },
     });
   }
 
   /** Has it say that these paths are valid, with these references, whatever the derivations say. References come before what has them. */
   claim(claims: readonly Claim[]): void {
-    const { uid, gid } = statSync(`${this.directory}/builder/root`);
     for (const { path, text } of claims) {
       mkdirSync(this.inStore("/nix/store"), { recursive: true });
       writeFileSync(this.inStore(path), text, { mode: 0o444 });
-      execFileSync("chown", [`${uid}:${gid}`, this.inStore(path)]);
     }
     const lines = claims.flatMap(({ path, references = [] }) => {
       const hash = execFileSync("nix-hash", ["--type", "sha256", this.inStore(path)], { encoding: "utf8" }).trim();
@@ -122,9 +182,9 @@ export class HostileBuilder {
 
   /** Changes its database. */
   sql(statement: string): void {
-    const file = `${this.directory}/builder/root/nix/var/nix/db/db.sqlite`;
-    const script = `const { DatabaseSync } = require("node:sqlite"); new DatabaseSync(process.argv[1]).exec(process.argv[2]);`;
-    this.onBuilder(process.execPath, ["--no-warnings", "-e", script, file, statement]);
+    const database = new DatabaseSync(`${this.directory}/root/nix/var/nix/db/db.sqlite`);
+    database.exec(statement);
+    database.close();
   }
 
   /** Signs a path there with the key of the cache that the client trusts. */
@@ -138,7 +198,7 @@ export class HostileBuilder {
    * @returns Undoes it.
    */
   replaceCommand(script: string): () => void {
-    const command = `${this.directory}/builder/nix-ssh`;
+    const command = `${this.directory}/command`;
     const honest = readFileSync(command);
     const write = (text: string | Buffer) => {
       // Renamed into place: the kernel doesn't write to a program that runs.
@@ -155,7 +215,20 @@ export class HostileBuilder {
     return readFileSync(`${this.store}${path}`, "utf8");
   }
 
-  stop(): Promise<void> {
-    return this.#builder.stop();
+  async stop(): Promise<void> {
+    const ended = new Promise((resolve) => this.#sshd.once("exit", resolve));
+    this.#sshd.kill();
+    await ended;
+    execFileSync("chmod", ["-R", "u+w", this.directory]);
+    rmSync(this.directory, { recursive: true });
   }
+}
+
+async function freePort(address: string): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, address, resolve));
+  const bound = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (bound === null || typeof bound === "string") throw new Error("no port");
+  return bound.port;
 }
