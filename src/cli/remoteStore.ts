@@ -103,7 +103,10 @@ const buildResults = z.array(
   ]),
 );
 
-/** `nix build`, which says by itself what it has evaluated. */
+/**
+ * `nix build`, which says by itself what it has evaluated. What the evaluation would have to build first it can't have: Nix 2.8 would build
+ * that on this machine, and a current one would have the builder build it and take nothing back that isn't signed.
+ */
 async function runNixNew(run: RemoteRun, outLinkOption: number | undefined): Promise<Built | number> {
   const { words, env } = run;
   const rest = words.filter(
@@ -111,7 +114,8 @@ async function runNixNew(run: RemoteRun, outLinkOption: number | undefined): Pro
       word !== "--print-out-paths" &&
       (outLinkOption === undefined || index < outLinkOption || index > outLinkOption + 1),
   );
-  const build = await execa("nix", [...rest, "--no-link", "--json", ...remoteOptions(run)], {
+  const own = ["--no-link", "--json", "--option", "allow-import-from-derivation", "false"];
+  const build = await execa("nix", [...rest, ...own, ...remoteOptions(run)], {
     env,
     // `nix` shows its progress on a terminal only.
     stdio: ["inherit", "pipe", "inherit"],

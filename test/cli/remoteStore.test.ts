@@ -188,6 +188,27 @@ describe.each(clients)("with %s, a client", (which) => {
     else expect(said).toContain(other);
   });
 
+  it.each(["nix-build", "nix"] as const)("refuses it for what the evaluation by %s has to read", async (program) => {
+    const early = derivation(`early-${program}-${tag}`);
+    const expression = derivation(`late-${program}-${tag}`, `text = builtins.readFile (${early});`);
+    const path = `${planted(tag)}-early-${program}`;
+    builder.claim([
+      { path, text: "evil" },
+      { path: outputOf(early), text: "result", references: [path] },
+    ]);
+    const words = program === "nix" ? ["build", "--impure", "--expr", expression] : ["-E", expression];
+    const { exitCode } = await run(bin, words, program);
+    expect([exitCode === 0, has(path)]).toEqual([false, false]);
+  });
+
+  it("has nothing built on this machine while nix evaluates", async () => {
+    // By Nix itself, so that this machine could.
+    const early = `derivation { name = "here-${tag}"; system = "builtin"; builder = "builtin:buildenv"; derivations = ""; manifest = "/x"; }`;
+    const expression = derivation(`after-here-${tag}`, `text = builtins.attrNames (builtins.readDir (${early}));`);
+    const { exitCode } = await run(bin, ["build", "--impure", "--expr", expression], "nix");
+    expect([exitCode === 0, has(outputOf(early))]).toEqual([false, false]);
+  });
+
   it("refuses content of a fixed-output derivation that its hash doesn't fit", async () => {
     const source = fixed(`bad-${tag}`, "wrong");
     const expression = derivation(`needs-fixed-${tag}`, `source = ${source};`);
