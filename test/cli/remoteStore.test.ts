@@ -6,15 +6,15 @@ import { runInRemoteStore } from "../../src/cli/remoteStore.ts";
 import { CliError } from "../../src/cli/stack.ts";
 import { takeBack } from "../../src/cli/takeBack.ts";
 import { findCurrentNix, type CurrentNix } from "../support/currentNix.ts";
-import { startHostileBuilder, type HostileBuilder } from "../support/hostileBuilder.ts";
+import { startLyingBuilder, type LyingBuilder } from "../support/lyingBuilder.ts";
 import { system } from "../support/localFleet.ts";
 
 /** A path that a client may come to need, and nobody has asked for. */
 const planted = (tag: string) => `/nix/store/00000000000000000000000000000001-bash-of-${tag}`;
 
-let builder: HostileBuilder;
+let builder: LyingBuilder;
 beforeAll(async () => {
-  builder = await startHostileBuilder("liar");
+  builder = await startLyingBuilder("liar");
 });
 afterAll(async () => {
   await builder.stop();

@@ -22,11 +22,11 @@ export interface Claim {
 }
 
 /** Starts one, and makes a client of it. */
-export async function startHostileBuilder(alias: string): Promise<HostileBuilder> {
-  const directory = mkdtempSync(join(tmpdir(), "fleet-hostile-"));
+export async function startLyingBuilder(alias: string): Promise<LyingBuilder> {
+  const directory = mkdtempSync(join(tmpdir(), "fleet-lying-"));
   const [host, client] = [keyPair(directory), keyPair(directory)];
   const { machine, sshd } = await startSshd(alias, directory, host, client);
-  return new HostileBuilder(directory, machine, client, sshd);
+  return new LyingBuilder(directory, machine, client, sshd);
 }
 
 /** An sshd whose only command is a Nix daemon on a store below the folder. */
@@ -98,7 +98,7 @@ function storeEnvironment(directory: string) {
 }
 
 /** A running builder, and a client of it with a store of its own. */
-export class HostileBuilder {
+export class LyingBuilder {
   readonly #sshd: ChildProcess;
   readonly uri: string;
   /** Root of the client's store. */
