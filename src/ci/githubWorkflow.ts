@@ -1,5 +1,5 @@
 /** A reusable GitHub Actions workflow that builds a flake's packages and checks on the fleet. */
-import { parse, stringify } from "yaml";
+import { parse, Scalar, stringify } from "yaml";
 import { checkBuildMachines, isLoopback, type BuildMachine } from "../nix/buildMachine.ts";
 import { clientFiles, clientKeyName, parseClientFiles, type ClientFileName } from "../nix/clientFiles.ts";
 import { InvalidValue, NotExpressible } from "../nix/invalidValue.ts";
@@ -44,7 +44,8 @@ const directory = "/@FLEET_DIR@";
  * The workflow, for `.github/workflows/fleet.yml` of the person's repository. Other workflows call it with
  * `uses: ./.github/workflows/fleet.yml` and the secret `fleet_ssh_key`; it can be started by hand as well.
  *
- * Nix runs without a daemon there, as the runner's user, so that this user's ssh configuration counts.
+ * Nix runs without a daemon there, as the runner's user, so that this user's ssh configuration counts. The key comes after all is
+ * evaluated, and lies in the memory of an ssh-agent alone: no file has it, and so neither a flake nor a build on the runner can read it.
  *
  * @throws InvalidValue if a builder or a setting can't be used
  */
@@ -80,24 +81,28 @@ export function renderGithubWorkflow(machines: readonly BuildMachine[], options:
           SYSTEMS: systems.join(" "),
         },
         steps: [
-          { uses: "actions/checkout@v4" },
+          {
+            name: "Ask for the key",
+            env: { HAS_KEY: "${{ secrets.fleet_ssh_key != '' }}" },
+            run: askScript,
+          },
+          { uses: pinned(checkout), with: { "persist-credentials": false } },
           {
             name: "Install Nix, without a daemon",
-            uses: "nixbuild/nix-quick-install-action@9f63be77f412a248c9d9a65a4c82cf066cdf8f0c", // v35
+            uses: pinned(installNix),
+            // It would write the token to files; only the evaluation needs it.
+            with: { github_access_token: "" },
           },
           {
             name: "Write the client's files",
-            env: { FLEET_SSH_KEY: "${{ secrets.fleet_ssh_key }}", EXTRA_NIX_CONF: "${{ inputs.nix_conf }}" },
+            env: { EXTRA_NIX_CONF: "${{ inputs.nix_conf }}" },
             run: filesScript(files),
           },
-          { name: "Find the builds", run: evaluateScript },
+          { name: "Find the builds", env: { GITHUB_TOKEN: "${{ github.token }}" }, run: evaluateScript },
+          { name: "Take the key", env: { FLEET_SSH_KEY: "${{ secrets.fleet_ssh_key }}" }, run: takeKeyScript },
           { name: "Build", run: buildScript },
           { name: "Summarize", if: "always()", run: summaryScript },
-          {
-            name: "Remove the key",
-            if: "always()",
-            run: `rm -f "\${FLEET_DIR:-/nonexistent}/${clientKeyName}"\n`,
-          },
+          { name: "Remove the key", if: "always()", run: removeKeyScript },
         ],
       },
     },
@@ -106,6 +111,63 @@ export function renderGithubWorkflow(machines: readonly BuildMachine[], options:
     "# Builds this flake on a fleet of Nix builders. Written by nix-builder-fleet: change the stack, not this file.\n";
   return head + stringify(workflow, { lineWidth: 0 });
 }
+
+interface Action {
+  readonly name: string;
+  /** Full id: a tag can be moved. */
+  readonly commit: string;
+  readonly version: string;
+}
+
+const checkout: Action = {
+  name: "actions/checkout",
+  commit: "3d3c42e5aac5ba805825da76410c181273ba90b1",
+  version: "v7.0.1",
+};
+
+const installNix: Action = {
+  name: "nixbuild/nix-quick-install-action",
+  commit: "9f63be77f412a248c9d9a65a4c82cf066cdf8f0c",
+  version: "v35",
+};
+
+/** With the version as a comment, which is what updates read. */
+function pinned({ name, commit, version }: Action): Scalar<string> {
+  const scalar = new Scalar(`${name}@${commit}`);
+  scalar.comment = ` ${version}`;
+  return scalar;
+}
+
+const keyCommand =
+  "`npm run --silent pulumi -- stack output clientPrivateKey --show-secrets | gh secret set fleet_ssh_key`";
+
+const askScript = `[ "$HAS_KEY" = true ] && exit 0
+echo '::error::This run has no secret fleet_ssh_key: GitHub gives none to a pull request from a fork, and nothing was evaluated or built; who may push to this repository can push the branch here, or set the secret: ${keyCommand}'
+exit 1
+`;
+
+/** `id_ed25519` is the public key then, by which ssh asks the agent for the private one. */
+const takeKeyScript = `umask 077
+eval "$(env --unset=FLEET_SSH_KEY ssh-agent -s -a "$FLEET_DIR/agent")" >/dev/null
+{
+  echo "FLEET_AGENT_PID=$SSH_AGENT_PID"
+  echo "SSH_AUTH_SOCK=$SSH_AUTH_SOCK"
+} >>"$GITHUB_ENV"
+printf '%s\\n' "$FLEET_SSH_KEY" | ssh-add -q - || {
+  echo '::error::The secret fleet_ssh_key is not a private key, or one with a passphrase; set it again: ${keyCommand}'
+  exit 1
+}
+ssh-add -L >"$FLEET_DIR/${clientKeyName}"
+`;
+
+/** With the connections that the key has opened: they would stay for a while. */
+const removeKeyScript = `[ -z "\${FLEET_AGENT_PID:-}" ] || kill "$FLEET_AGENT_PID" || true
+[ -n "\${FLEET_DIR:-}" ] || exit 0
+for socket in "$FLEET_DIR"/nix-*; do
+  [ ! -S "$socket" ] || ssh -o ControlPath="$socket" -O exit builder || true
+done
+rm -rf "$FLEET_DIR"
+`;
 
 const keyDescription = "The client's private key: `pulumi stack output clientPrivateKey --show-secrets`";
 
@@ -139,10 +201,12 @@ function filesScript(files: Record<ClientFileName, string>): string {
   return `# Short, private, and not in the checkout: connections are shared through sockets in it.
 FLEET_DIR=$(mktemp -d)
 ${write.join("")}printf '%s\\n' "$EXTRA_NIX_CONF" >>"$FLEET_DIR/nix.conf"
-(umask 077 && printf '%s\\n' "$FLEET_SSH_KEY" >"$FLEET_DIR/${clientKeyName}")
 {
   echo "FLEET_DIR=$FLEET_DIR"
   echo "NIX_CONF_DIR=$FLEET_DIR"
+  # Not the runner's own, which takes settings from any flake: a hook that runs here, builds on the runner.
+  echo "NIX_USER_CONF_FILES=/dev/null"
+  echo "NIX_CONFIG=accept-flake-config = false"
   echo "NIX_SSHOPTS=-F $FLEET_DIR/ssh_config"
 } >>"$GITHUB_ENV"
 `;

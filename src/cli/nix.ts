@@ -1,11 +1,13 @@
 /** Runs `nix-build` or `nix` through the fleet and nothing else. */
-import { existsSync, lstatSync, readFileSync, readlinkSync, rmSync, symlinkSync } from "node:fs";
+import { existsSync, lstatSync, readFileSync, readlinkSync } from "node:fs";
 import { stripVTControlCharacters } from "node:util";
 import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { isWritable } from "./clientUse.ts";
+import { link, outLink } from "./outLink.ts";
+import { missing, runInRemoteStore } from "./remoteStore.ts";
 import { askForAnswer, recordedStatus } from "./status.ts";
 import { CliError, readFleet, stackDirectory, writeOwnClient, type UsableFleet } from "./stack.ts";
 
@@ -84,59 +86,6 @@ export function clientStore(stack: string): string | undefined {
   return machineStoreIsWritable() ? undefined : `${stackDirectory(stack)}/store`;
 }
 
-interface RemoteRun {
-  readonly program: "nix-build" | "nix";
-  readonly words: readonly string[];
-  readonly env: Record<string, string>;
-  readonly uri: string;
-  readonly store: string | undefined;
-  /** What to add to what Nix said when it failed. */
-  readonly explain: (said: string) => string | undefined;
-}
-
-/** Evaluates here, builds everything in the builder's own store, then brings the results back. */
-async function runInRemoteStore({ program, words, env, uri, store, explain }: RemoteRun): Promise<number> {
-  // Evaluation goes on in the store that the results come back to. The builder may build: there, it isn't this machine.
-  const evalStore = env["NIX_REMOTE"] ?? "local";
-  const remote = ["--store", uri, "--eval-store", evalStore, "--max-jobs", "auto", "--builders", ""];
-  // A link into a store that is not here would lead nowhere; the results are linked when they are here.
-  const links = program === "nix-build" ? ["--no-out-link"] : ["--no-link", "--print-out-paths"];
-  const own = outLink(words);
-  const wantsLinks = !words.includes("--no-out-link") && !words.includes("--no-link");
-  if (wantsLinks) refuseOccupied(own.name);
-  const rest = words.filter((_, index) => own.option === undefined || index < own.option || index > own.option + 1);
-  const build = await execa(program, [...rest, ...links, ...remote], {
-    env,
-    stdin: "inherit",
-    stdout: "pipe",
-    // `nix` shows its progress on a terminal only.
-    stderr: program === "nix" ? "inherit" : ["inherit", "pipe"],
-    reject: false,
-  });
-  if (build.code === "ENOENT") throw missing(program);
-  if (build.exitCode !== 0) {
-    const sentence = explain(String(build.stderr));
-    if (sentence !== undefined) console.error(`fleet: ${sentence}`);
-    return build.exitCode ?? 1;
-  }
-  const paths = build.stdout.split("\n").filter((line) => line.startsWith("/nix/store/"));
-  if (paths.length > 0) {
-    const copy = await execa("nix", ["copy", "--no-check-sigs", "--from", uri, ...paths], {
-      env,
-      stdio: ["inherit", "ignore", "inherit"],
-      reject: false,
-    });
-    if (copy.exitCode !== 0) return copy.exitCode ?? 1;
-  }
-  console.log(build.stdout);
-  if (wantsLinks) {
-    paths.forEach((path, index) => {
-      link(index === 0 ? own.name : `${own.name}-${index + 1}`, `${store ?? ""}${path}`);
-    });
-  }
-  return 0;
-}
-
 /**
  * Why one builder could not do everything, where that is because of a system or feature, and which ones could.
  *
@@ -172,19 +121,9 @@ function findBuilder(fleet: UsableFleet, name: string): UsableFleet["builders"][
   throw new CliError(`stack '${fleet.stack}' has no builder '${name}'; its builders are ${names.join(", ")}`);
 }
 
-function missing(program: string): CliError {
-  return new CliError(`${program} is not installed; \`npm run setup\` installs it or says how`);
-}
-
 /** Whether Nix can work on the machine's store directly: as root, or as the owner of a single-user installation. */
 function machineStoreIsWritable(): boolean {
   return isWritable("/nix/var/nix/db");
-}
-
-/** The name for links to results in a person's arguments, and where the option that says so stands. */
-function outLink(words: readonly string[]): { readonly name: string; readonly option: number | undefined } {
-  const option = words.findIndex((word) => word === "-o" || word === "--out-link");
-  return option === -1 ? { name: "result", option: undefined } : { name: words[option + 1] ?? "result", option };
 }
 
 /** Lets `result` links lead to where the paths really are: Nix writes them as if the store were /nix/store. */
@@ -202,19 +141,4 @@ function repointOutLinks(words: readonly string[], store: string): void {
   console.error(
     `fleet: built into this stack's own store, as the machine has none that this user can write to: ${where}`,
   );
-}
-
-/** @throws CliError where a link would take the place of something that is none, as Nix itself refuses to. */
-function refuseOccupied(name: string): void {
-  const there = lstatSync(name, { throwIfNoEntry: false });
-  if (there === undefined || there.isSymbolicLink()) return;
-  throw new CliError(
-    `${name} is a ${there.isDirectory() ? "folder" : "file"} where the link to the result would be; move it away, or choose another name with --out-link NAME`,
-  );
-}
-
-function link(name: string, target: string): void {
-  refuseOccupied(name);
-  rmSync(name, { force: true });
-  symlinkSync(target, name);
 }

@@ -32,6 +32,28 @@ export function parseRequirements(text: string): Requirements {
   };
 }
 
+/** One output of a derivation. */
+export interface DerivationOutput {
+  /** Store path; empty where the content decides it. */
+  readonly path: string;
+  /** Whether the content's hash is known or decides the path, so that anybody can check it. */
+  readonly isContentAddressed: boolean;
+}
+
+/**
+ * The outputs of a derivation.
+ *
+ * @param text As for `parseRequirements`; only its beginning is read.
+ * @throws InvalidValue if it isn't that.
+ */
+export function parseOutputs(text: string): DerivationOutput[] {
+  const [, list] = /^Derive\(\[(.*?)\],\[/s.exec(text) ?? [];
+  if (list === undefined) throw malformed(text);
+  return [...list.matchAll(/\("[^"]*","([^"]*)","([^"]*)","([^"]*)"\)/g)].map(
+    ([, path = "", algorithm = "", hash = ""]) => ({ path, isContentAddressed: algorithm !== "" || hash !== "" }),
+  );
+}
+
 /** `__structuredAttrs`: all attributes as one JSON text. */
 function structured(json: string | undefined): Readonly<Record<string, unknown>> | undefined {
   return json === undefined ? undefined : (JSON.parse(json) as Record<string, unknown>);

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { wrongRemoteStore } from "../../src/cli/nix.ts";
+import { splitNixBuildWords } from "../../src/cli/nixBuildWords.ts";
 
 const builder = (name: string, system: string, supportedFeatures: string[] = [], mandatoryFeatures: string[] = []) => ({
   name,
@@ -39,4 +40,33 @@ describe.each([
 
 it("says nothing of a build that failed by itself", () => {
   expect(wrongRemoteStore("error: builder for '/nix/store/x.drv' failed with exit code 1", builders)).toBeUndefined();
+});
+
+it("tells what nix-build is to evaluate from how it is to build that", () => {
+  const words = [
+    "<nixpkgs>",
+    "-A",
+    "hello",
+    "-o",
+    "far",
+    "--option",
+    "substituters",
+    "",
+    "-j4",
+    "--arg",
+    "x",
+    "1",
+    "-k",
+  ];
+  expect(splitNixBuildWords(words)).toEqual({
+    evaluation: ["<nixpkgs>", "-A", "hello", "--option", "substituters", "", "-j4", "--arg", "x", "1", "-k"],
+    build: ["--option", "substituters", "", "-j4", "-k"],
+  });
+  expect(splitNixBuildWords(["--no-sandbox", "./x.nix", "--builders-use-substitutes", "--check"])).toEqual({
+    evaluation: ["--no-sandbox", "./x.nix", "--builders-use-substitutes"],
+    build: ["--no-sandbox", "--builders-use-substitutes", "--check"],
+  });
+  expect(() => splitNixBuildWords(["--http2", "./x.nix"])).toThrow(
+    "it can't be told whether ./x.nix belongs to --http2; write `--option http2 VALUE` in its place",
+  );
 });

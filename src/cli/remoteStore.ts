@@ -1,0 +1,139 @@
+/** Builds everything in the store of one builder, and brings back what was asked for. */
+import { execa } from "execa";
+import * as z from "zod";
+import { splitNixBuildWords } from "./nixBuildWords.ts";
+import { link, outLink, refuseOccupied } from "./outLink.ts";
+import { CliError } from "./stack.ts";
+import { takeBack } from "./takeBack.ts";
+
+/** A run that one builder does everything of. */
+export interface RemoteRun {
+  readonly program: "nix-build" | "nix";
+  readonly words: readonly string[];
+  /** Environment that leads Nix to the client's files, and to the store that results come to. */
+  readonly env: Record<string, string>;
+  /** URI of the builder's store. */
+  readonly uri: string;
+  /** Folder of the client's own store; `undefined`: the machine's. */
+  readonly store: string | undefined;
+  /** What to add to what Nix said when it failed. */
+  readonly explain: (said: string) => string | undefined;
+}
+
+/** What was built, and the derivations that it has to be of. */
+interface Built {
+  readonly derivations: readonly string[];
+  readonly paths: readonly string[];
+  /** What Nix printed. */
+  readonly printed: string;
+}
+
+/**
+ * Evaluates here, builds everything in the builder's own store, then brings the results back.
+ *
+ * @returns The exit code.
+ * @throws CliError when Nix isn't there, when a link would take something's place, or when the builder sends what nobody asked for.
+ */
+export async function runInRemoteStore(run: RemoteRun): Promise<number> {
+  const { program, words, env, uri, store } = run;
+  const own = outLink(words);
+  const wantsLinks = !words.includes("--no-out-link") && !words.includes("--no-link");
+  if (wantsLinks) refuseOccupied(own.name);
+  const built = await (program === "nix-build" ? runNixBuild(run) : runNixNew(run, own.option));
+  if (typeof built === "number") return built;
+  const exitCode = await takeBack({ env, uri, store, ...built });
+  if (exitCode !== 0) return exitCode;
+  console.log(built.printed);
+  if (wantsLinks) {
+    built.paths.forEach((path, index) => {
+      link(index === 0 ? own.name : `${own.name}-${index + 1}`, `${store ?? ""}${path}`);
+    });
+  }
+  return 0;
+}
+
+/** Evaluation goes on in the store that the results come back to. The builder may build: there, it isn't this machine. */
+function remoteOptions({ env, uri }: RemoteRun): string[] {
+  return ["--store", uri, "--eval-store", env["NIX_REMOTE"] ?? "local", "--max-jobs", "auto", "--builders", ""];
+}
+
+/**
+ * `nix-build` in its two steps, so that what was evaluated is known from here: a current one asks the builder which paths it built.
+ *
+ * @returns An exit code if it failed.
+ */
+async function runNixBuild(run: RemoteRun): Promise<Built | number> {
+  const { words, env, explain } = run;
+  const split = splitNixBuildWords(words);
+  const evaluated = await execa("nix-instantiate", ["--no-gc-warning", ...split.evaluation], {
+    env,
+    stdio: ["inherit", "pipe", "inherit"],
+    reject: false,
+  });
+  if (evaluated.code === "ENOENT") throw missing("nix-instantiate");
+  if (evaluated.exitCode !== 0) return evaluated.exitCode ?? 1;
+  const wanted = evaluated.stdout.split("\n").filter((line) => line !== "");
+  // A derivation by itself would be all of its outputs.
+  const outputs = wanted.map((line) => (line.includes("!") ? line : `${line}!out`));
+  const build = await execa("nix-build", [...split.build, "--no-out-link", ...remoteOptions(run), ...outputs], {
+    env,
+    stdin: "inherit",
+    stdout: "pipe",
+    stderr: ["inherit", "pipe"],
+    reject: false,
+  });
+  if (build.exitCode !== 0) {
+    const sentence = explain(build.stderr);
+    if (sentence !== undefined) console.error(`fleet: ${sentence}`);
+    return build.exitCode ?? 1;
+  }
+  return {
+    derivations: wanted.map((line) => line.replace(/!.*/, "")),
+    paths: build.stdout.split("\n").filter((line) => line !== ""),
+    printed: build.stdout,
+  };
+}
+
+/** Of a derivation, or of a path that was named as it is, which old ones call an object and new ones don't. */
+const buildResults = z.array(
+  z.union([
+    z.object({ drvPath: z.string(), outputs: z.record(z.string(), z.string()) }),
+    z.object({ path: z.string() }).transform(({ path }) => ({ drvPath: undefined, outputs: { out: path } })),
+    z.string().transform((path) => ({ drvPath: undefined, outputs: { out: path } })),
+  ]),
+);
+
+/**
+ * `nix build`, which says by itself what it has evaluated. What the evaluation would have to build first it can't have: Nix 2.8 would build
+ * that on this machine, and a current one would have the builder build it and take nothing back that isn't signed.
+ */
+async function runNixNew(run: RemoteRun, outLinkOption: number | undefined): Promise<Built | number> {
+  const { words, env } = run;
+  const rest = words.filter(
+    (word, index) =>
+      word !== "--print-out-paths" &&
+      (outLinkOption === undefined || index < outLinkOption || index > outLinkOption + 1),
+  );
+  const own = ["--no-link", "--json", "--option", "allow-import-from-derivation", "false"];
+  const build = await execa("nix", [...rest, ...own, ...remoteOptions(run)], {
+    env,
+    // `nix` shows its progress on a terminal only.
+    stdio: ["inherit", "pipe", "inherit"],
+    reject: false,
+  });
+  if (build.code === "ENOENT") throw missing("nix");
+  if (build.exitCode !== 0) return build.exitCode ?? 1;
+  if (words.includes("--dry-run")) return { derivations: [], paths: [], printed: build.stdout };
+  const results = buildResults.parse(JSON.parse(build.stdout));
+  const paths = results.flatMap(({ outputs }) => Object.values(outputs));
+  return {
+    derivations: results.flatMap(({ drvPath }) => drvPath ?? []),
+    paths,
+    printed: words.includes("--json") ? build.stdout : paths.join("\n"),
+  };
+}
+
+/** Says that a program of Nix isn't there. */
+export function missing(program: string): CliError {
+  return new CliError(`${program} is not installed; \`npm run setup\` installs it or says how`);
+}

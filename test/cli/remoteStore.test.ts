@@ -1,0 +1,252 @@
+/** `--remote-store` against a builder that answers with what nobody asked for. */
+import { existsSync, statfsSync } from "node:fs";
+import { execa } from "execa";
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
+import { runInRemoteStore } from "../../src/cli/remoteStore.ts";
+import { CliError } from "../../src/cli/stack.ts";
+import { takeBack } from "../../src/cli/takeBack.ts";
+import { findCurrentNix, type CurrentNix } from "../support/currentNix.ts";
+import { startLyingBuilder, type LyingBuilder } from "../support/lyingBuilder.ts";
+import { system } from "../support/localFleet.ts";
+
+/** A path that a client may come to need, and nobody has asked for. */
+const planted = (tag: string) => `/nix/store/00000000000000000000000000000001-bash-of-${tag}`;
+
+let builder: LyingBuilder;
+beforeAll(async () => {
+  builder = await startLyingBuilder("liar");
+});
+afterAll(async () => {
+  await builder.stop();
+});
+
+/** The text of a derivation that nobody has built. */
+const derivation = (name: string, more = "") =>
+  `derivation { name = "${name}"; system = "${system}"; builder = "/bin/sh"; args = [ "-c" "echo ${name} > $out" ]; ${more} }`;
+
+/** One whose output anybody can check. */
+const fixed = (tag: string, text: string) =>
+  `(derivation {
+    name = "fixed-${tag}"; system = "${system}"; builder = "/bin/sh"; args = [ "-c" "printf ${text} > $out" ];
+    outputHashAlgo = "sha256"; outputHashMode = "flat"; outputHash = builtins.hashString "sha256" "${text}";
+  })`;
+
+/** The path of its output. */
+const outputOf = (expression: string) =>
+  builder.client("nix-store", "--query", "--outputs", builder.client("nix-instantiate", "-E", expression));
+
+const has = (path: string) => existsSync(`${builder.store}${path}`);
+
+async function run(bin: string | undefined, words: readonly string[], program: "nix-build" | "nix" = "nix-build") {
+  const said: string[] = [];
+  const problem = vi.spyOn(console, "error").mockImplementation((line: string) => said.push(line));
+  const log = vi.spyOn(console, "log").mockImplementation(() => undefined);
+  try {
+    const exitCode = await runInRemoteStore({
+      program,
+      words: [...words, program === "nix" ? "--no-link" : "--no-out-link"],
+      env: builder.clientEnvironment(bin),
+      uri: builder.uri,
+      store: builder.store,
+      explain: () => undefined,
+    });
+    return { exitCode, said: said.join("\n"), printed: log.mock.calls.flat().join("\n") };
+  } catch (error) {
+    // As the CLI itself does.
+    if (!(error instanceof CliError)) throw error;
+    return { exitCode: 1, said: error.message, printed: "" };
+  } finally {
+    problem.mockRestore();
+    log.mockRestore();
+  }
+}
+
+/** The installed Nix, and a current one, which asks the builder for more. */
+const clients = [["the installed Nix"], ["a current Nix"]] as const;
+
+let current: CurrentNix;
+beforeAll(() => {
+  current = findCurrentNix();
+}, 300_000);
+
+describe.each(clients)("with %s, a client", (which) => {
+  let bin: string | undefined;
+  const tag = which.replaceAll(" ", "-");
+  beforeEach((context) => {
+    if (which === "the installed Nix") return;
+    if ("missing" in current) context.skip(current.missing);
+    else bin = current.bin;
+  });
+
+  it("takes what it asked for", async () => {
+    const expression = derivation(`honest-${tag}`);
+    const taken = await run(bin, ["-E", expression]);
+    expect(taken).toMatchObject({ exitCode: 0, printed: outputOf(expression) });
+    expect(builder.read(outputOf(expression))).toBe(`honest-${tag}\n`);
+    const byNix = derivation(`by-nix-${tag}`);
+    expect(await run(bin, ["build", "--impure", "--expr", byNix], "nix")).toMatchObject({
+      exitCode: 0,
+      printed: outputOf(byNix),
+    });
+    expect(builder.read(outputOf(byNix))).toBe(`by-nix-${tag}\n`);
+  });
+
+  it("takes all that a result refers to, be it built, fetched or a source", async () => {
+    const part = `(${derivation(`part-${tag}`)})`;
+    const source = `builtins.toFile "source-${tag}" "text"`;
+    const expression = `derivation {
+      name = "whole-${tag}"; system = "${system}"; builder = "/bin/sh"; outputs = [ "out" "dev" ];
+      part = ${part}; fixed = ${fixed(tag, "right")}; source = ${source};
+      args = [ "-c" "echo $part $fixed $source $dev > $out; echo > $dev" ];
+    }`;
+    const { exitCode } = await run(bin, ["-E", expression, "--option", "keep-failed", "false"]);
+    expect(exitCode).toBe(0);
+    const out =
+      outputOf(expression)
+        .split("\n")
+        .find((path) => !path.endsWith("-dev")) ?? "";
+    const references = builder.read(out).trim().split(" ");
+    expect(references).toHaveLength(4);
+    expect(references.filter((path) => !has(path))).toEqual([]);
+  });
+
+  it("takes a path that was not asked for if a trusted cache has signed it", async () => {
+    const expression = derivation(`signed-${tag}`);
+    const path = `${planted(tag)}-signed`;
+    builder.claim([
+      { path, text: "of a cache" },
+      { path: outputOf(expression), text: "result", references: [path] },
+    ]);
+    builder.sign(path);
+    const { exitCode } = await run(bin, ["-E", expression]);
+    expect([exitCode, has(path)]).toEqual([0, true]);
+  });
+
+  it("stops a builder that sends without end, and one that says nothing", async () => {
+    const expression = derivation(`endless-${tag}`);
+    const out = outputOf(expression);
+    builder.claim([{ path: out, text: "" }]);
+    // A terabyte of nothing, which takes no room there.
+    builder.onBuilder("sh", ["-c", `chmod u+w ${builder.inStore(out)} && truncate -s 1T ${builder.inStore(out)}`]);
+    const { bavail, bsize } = statfsSync(builder.directory);
+    const taking = {
+      env: builder.clientEnvironment(bin),
+      uri: builder.uri,
+      store: builder.store,
+      derivations: [builder.client("nix-instantiate", "-E", expression)],
+      paths: [out],
+    };
+    const free = bavail * bsize - 2 ** 28;
+    await expect(takeBack({ ...taking, reserve: free })).rejects.toThrow("sends more than the disk of");
+    expect(has(out)).toBe(false);
+    const restore = builder.replaceCommand("exec sleep 60");
+    await expect(takeBack({ ...taking, patience: 1000 })).rejects.toThrow("has not said within 1 s");
+    restore();
+  });
+
+  it("refuses a path that the builder calls a reference of a result", async () => {
+    const expression = derivation(`reference-${tag}`);
+    const out = outputOf(expression);
+    builder.claim([
+      { path: planted(tag), text: "evil" },
+      { path: out, text: "result", references: [planted(tag)] },
+    ]);
+    const { exitCode, said } = await run(bin, ["-E", expression]);
+    expect(has(planted(tag))).toBe(false);
+    expect(has(out)).toBe(false);
+    expect(exitCode).toBe(1);
+    expect(said).toContain(planted(tag));
+  });
+
+  it("refuses more references than a command line holds, and names some", async () => {
+    const expression = derivation(`many-${tag}`);
+    const out = outputOf(expression);
+    builder.claim([{ path: out, text: "result" }]);
+    builder.sql(`
+      with recursive numbers(n) as (select 1 union all select n + 1 from numbers where n < 30000)
+        insert or ignore into ValidPaths (path, hash, registrationTime, narSize)
+        select printf('/nix/store/%032d-one-of-many', n), 'sha256:' || printf('%064d', 0), 1, 1 from numbers;
+      insert or ignore into Refs (referrer, reference)
+        select (select id from ValidPaths where path = '${out}'), id from ValidPaths where path like '%-one-of-many'`);
+    const { exitCode, said } = await run(bin, ["-E", expression]);
+    expect([exitCode, has(out)]).toEqual([1, false]);
+    expect(said).toMatch(/-one-of-many(, \S+-one-of-many){4} and 29995 more/);
+  });
+
+  it.each(["nix-build", "nix"] as const)("refuses another path in the place of a result of %s", async (program) => {
+    const expression = derivation(`instead-${program}-${tag}`);
+    const drv = builder.client("nix-instantiate", "-E", expression);
+    const other = `${planted(tag)}-${program}`;
+    builder.claim([{ path: other, text: "evil" }]);
+    builder.receive(drv);
+    builder.sql(`update DerivationOutputs set path = '${other}' where path = '${outputOf(expression)}'`);
+    const words = program === "nix" ? ["build", "--impure", "--expr", expression] : ["-E", expression];
+    const { exitCode, said, printed } = await run(bin, words, program);
+    expect(has(other)).toBe(false);
+    // Only a current nix-build asks the builder which path it is.
+    if (exitCode === 0) expect(printed).toBe(outputOf(expression));
+    else expect(said).toContain(other);
+  });
+
+  it.each(["nix-build", "nix"] as const)("refuses it for what the evaluation by %s has to read", async (program) => {
+    const early = derivation(`early-${program}-${tag}`);
+    const expression = derivation(`late-${program}-${tag}`, `text = builtins.readFile (${early});`);
+    const path = `${planted(tag)}-early-${program}`;
+    builder.claim([
+      { path, text: "evil" },
+      { path: outputOf(early), text: "result", references: [path] },
+    ]);
+    const words = program === "nix" ? ["build", "--impure", "--expr", expression] : ["-E", expression];
+    const { exitCode } = await run(bin, words, program);
+    expect([exitCode === 0, has(path)]).toEqual([false, false]);
+  });
+
+  it("has nothing built on this machine while nix evaluates", async () => {
+    // By Nix itself, so that this machine could.
+    const early = `derivation { name = "here-${tag}"; system = "builtin"; builder = "builtin:buildenv"; derivations = ""; manifest = "/x"; }`;
+    const expression = derivation(`after-here-${tag}`, `text = builtins.attrNames (builtins.readDir (${early}));`);
+    const { exitCode } = await run(bin, ["build", "--impure", "--expr", expression], "nix");
+    expect([exitCode === 0, has(outputOf(early))]).toEqual([false, false]);
+  });
+
+  it("refuses content of a fixed-output derivation that its hash doesn't fit", async () => {
+    const source = fixed(`bad-${tag}`, "wrong");
+    const expression = derivation(`needs-fixed-${tag}`, `source = ${source};`);
+    builder.claim([
+      { path: outputOf(source), text: "something else" },
+      { path: outputOf(expression), text: "result", references: [outputOf(source)] },
+    ]);
+    const { exitCode, said } = await run(bin, ["-E", expression]);
+    expect(has(outputOf(source))).toBe(false);
+    expect(exitCode).toBe(1);
+    expect(said).toContain(outputOf(source));
+  });
+
+  describe("and the builder as one of `builders`", () => {
+    const build = (expression: string) =>
+      execa("nix-build", ["-E", expression, "--no-out-link"], {
+        env: builder.clientEnvironment(bin),
+        reject: false,
+        all: true,
+      });
+
+    it("refuses a path that the builder calls a reference of a result", async () => {
+      const expression = derivation(`row-${tag}`);
+      const path = `${planted(tag)}-row`;
+      builder.claim([
+        { path, text: "evil" },
+        { path: outputOf(expression), text: "result", references: [path] },
+      ]);
+      const { exitCode, all } = await build(expression);
+      expect([exitCode === 0, has(path)]).toEqual([false, false]);
+      expect(all).toContain(`path '${path}' is not valid`);
+    });
+
+    it("takes content of a fixed-output derivation unchecked, which is Nix's own doing: docs/clients.md says so", async () => {
+      const source = fixed(`row-${tag}`, "right");
+      builder.claim([{ path: outputOf(source), text: "something else" }]);
+      const { exitCode } = await build(source);
+      expect([exitCode, builder.read(outputOf(source))]).toEqual([0, "something else"]);
+    });
+  });
+});
