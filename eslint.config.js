@@ -25,6 +25,12 @@ export default tseslint.config(
     },
   },
   {
+    // What this program prints goes through one place, which makes it fit for a terminal.
+    files: ["src/**/*.ts", "components/**/*.ts"],
+    ignores: ["src/terminal.ts"],
+    rules: { "no-console": "error" },
+  },
+  {
     files: ["**/*.js", "**/*.mjs"],
     languageOptions: {
       globals: { process: "readonly", console: "readonly", URL: "readonly", fetch: "readonly", setTimeout: "readonly" },

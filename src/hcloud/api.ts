@@ -1,6 +1,7 @@
 /** The little of the Hetzner Cloud API that the plugin doesn't do: placement, and looking for what is left. */
 import { setTimeout as delay } from "node:timers/promises";
 import * as z from "zod";
+import { oneLine } from "../machineText.ts";
 
 /** Address and token. */
 export interface HcloudAccess {
@@ -18,7 +19,7 @@ export class HcloudError extends Error {
   readonly code: string;
 
   constructor(code: string, message: string) {
-    super(message);
+    super(oneLine(message, 1000));
     this.code = code;
   }
 }

@@ -1,4 +1,5 @@
 /** What running one command locally and over SSH have in common: its options, its captured output, its errors. */
+import { plainText } from "../../../src/machineText.ts";
 import { type Properties, type Property, isObject } from "../propertyValue.ts";
 import type { Operation } from "../serve.ts";
 
@@ -45,15 +46,17 @@ export class Capture {
     return { stdout: this.#streams.stdout.text(), stderr: this.#streams.stderr.text() };
   }
 
-  /** How the genuine plugin words it: the reason, the command, then all that it wrote. */
+  /** How the genuine plugin words it: the reason, the command, then all that it wrote; but fit for a terminal, where it ends up. */
   failure(reason: string, command: string): Error {
     this.finish();
-    return new Error(`${reason}: running ${JSON.stringify(command)}:\n${Buffer.concat(this.#all).toString()}`);
+    return new Error(
+      `${reason}: running ${JSON.stringify(command)}:\n${plainText(Buffer.concat(this.#all).toString())}`,
+    );
   }
 
   #log(name: keyof Outputs, lines: readonly string[]): void {
     if (!this.#logged.has(name)) return;
-    for (const line of lines) this.#operation.log("info", line);
+    for (const line of lines) this.#operation.log("info", plainText(line));
   }
 }
 
