@@ -25,10 +25,9 @@ const sequences =
  * What has no place on a terminal but line end and tab: control characters (C0, DEL, C1), invisible ones (bidirectional overrides, zero
  * width, fillers, variation selectors, tags), separators of lines and paragraphs, private ones and halves of surrogate pairs.
  */
-const unfit = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cs}\p{Default_Ignorable_Code_Point}]+/gu;
-
-/** The same for JSON, one by one; line ends and tabs are escaped there by themselves. */
-const unfitOne = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cs}\p{Default_Ignorable_Code_Point}]/gu;
+const unfit =
+  // eslint-disable-next-line no-control-regex -- that is what they are
+  /[\x00-\x08\x0b-\x1f\x7f-\x9f\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cs}\p{Default_Ignorable_Code_Point}]+/gu;
 
 /**
  * Text without anything but what can be seen, line ends and tabs. Colours and other sequences for terminals vanish; what else is
@@ -85,9 +84,9 @@ export function asOneMessage(message: string): string {
 
 /** JSON that says the same as `JSON.stringify`'s, in characters that are fit for a terminal. */
 export function plainJson(value: unknown, indentation = 0): string {
-  return JSON.stringify(value, null, indentation).replaceAll(unfitOne, (character) =>
-    Array.from({ length: character.length }, (_, index) => {
-      return `\\u${character.charCodeAt(index).toString(16).padStart(4, "0")}`;
+  return JSON.stringify(value, null, indentation).replaceAll(unfit, (characters) =>
+    Array.from({ length: characters.length }, (_, index) => {
+      return `\\u${characters.charCodeAt(index).toString(16).padStart(4, "0")}`;
     }).join(""),
   );
 }

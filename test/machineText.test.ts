@@ -19,6 +19,7 @@ describe("plain text", () => {
     ["directions", "user\u202e\u2066 # admin", "user\uFFFD # admin"],
     ["what can't be seen", "a\u200bb\u00adc\ufe0fd\u3164e\u{e0041}f", "a\uFFFDb\uFFFDc\uFFFDd\uFFFDe\uFFFDf"],
     ["other ends of lines", "a\u2028b\u2029c\u0085d\vf\fg", "a\uFFFDb\uFFFDc\uFFFDd\uFFFDf\uFFFDg"],
+    ["what is unfit before an end of line", "a\u202e\n\x07\tb", "a\uFFFD\n\uFFFD\tb"],
     ["half a character", "a\ud83d", "a\uFFFD"],
     ["tabs, letters and signs", "\tä 漢字 é → 😀\n", "\tä 漢字 é → 😀\n"],
   ])("of %s", (_, text, plain) => {

@@ -114,7 +114,10 @@ async function checkLogin({ name, machine, clientDirectory }: BuilderToExamine):
   const probe = await probeLogin(["-F", `${clientDirectory}/ssh_config`], machine.alias);
   const about = { view: "fleet", builder: name, check: "SSH login" } as const;
   if (probe.outcome === "failed") {
-    const { what, fix } = loginProblem(probe.output, name);
+    const { what, fix } =
+      probe.cutOff === true
+        ? { what: `a login was cut off: ${probe.output}`, fix: "look at sshd and the load on that machine" }
+        : loginProblem(probe.output, name);
     return [{ ...about, severity: "error", what, why: "no build can be sent to it", fix }];
   }
   const login = {
@@ -142,6 +145,8 @@ export interface LoginProbe {
   /** `refused`: logged in, and the command was refused. `allowed`: it ran. */
   readonly outcome: "refused" | "allowed" | "failed";
   readonly output: string;
+  /** True where it failed because it met a limit, which `output` says. Default: false. */
+  readonly cutOff?: boolean;
 }
 
 /** Logs in on a connection of its own and asks for a command. */
@@ -156,7 +161,7 @@ export async function probeLogin(
   const result = await runProgram(command, all, { milliseconds: patience * 1000 });
   const output = [result.stdout, result.stderr].join("\n").trim();
   if (result.code === 0) return { outcome: "allowed", output };
-  if (result.timedOut) return { outcome: "failed", output: "Connection timed out" };
+  if (result.timedOut || result.tooMuch) return { outcome: "failed", output: result.problem, cutOff: true };
   if (result.code === 255 || result.code === undefined) return { outcome: "failed", output: output || result.problem };
   return { outcome: "refused", output };
 }

@@ -118,7 +118,8 @@ describe("a builder that answers with control sequences in every place", () => {
         word.writeUInt32LE(value);
         return word;
       };
-      const said = Buffer.concat([bytes, Buffer.alloc((8 - (bytes.length % 8)) % 8, " ")]);
+      const text = bytes.filter((byte) => byte !== 0);
+      const said = Buffer.concat([text, Buffer.alloc((8 - (text.length % 8)) % 8, " ")]);
       const words = [0x6478696f, 0x115, 0x63787470, said.length].map(number);
       evil.answer(`${print(Buffer.concat([...words, said, number(1)]))}; cat >/dev/null`);
       const { bytes: printed, said: shown } = await verb(name);
