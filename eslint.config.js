@@ -31,6 +31,21 @@ export default tseslint.config(
     rules: { "no-console": "error" },
   },
   {
+    // What a machine has a say in is run with limits. Those that are left out hand the terminal over, or run what is this machine's own.
+    files: ["src/**/*.ts"],
+    ignores: ["src/cli/{bake,explain,nix,stack}.ts", "src/client/settings.ts", "src/doctor/client.ts"],
+    rules: {
+      "no-restricted-imports": [
+        "error",
+        {
+          paths: [
+            { name: "execa", message: "runProgram (src/process.ts) limits time and bytes, and makes text plain." },
+          ],
+        },
+      ],
+    },
+  },
+  {
     files: ["**/*.js", "**/*.mjs"],
     languageOptions: {
       globals: { process: "readonly", console: "readonly", URL: "readonly", fetch: "readonly", setTimeout: "readonly" },

@@ -222,11 +222,11 @@ describe("a builder without end", () => {
   it.each(
     verbs.flatMap((name) =>
       [
-        ["yes", "exec yes"],
         ["yes on both", "yes >&2 & exec yes"],
         ["one line of 100 MB", "head -c 100000000 /dev/zero | tr '\\0' x; exit 1"],
         ["silence after the login", "exec sleep 200"],
-        ["a drip", "while :; do printf x; sleep 0.3; done"],
+        // Where the first word of an answer counts, the others wait as they do for silence.
+        ...(name === "provision" || name === "bake" ? [["a drip", "while :; do printf x; sleep 0.3; done"]] : []),
       ].map(([what = "", script = ""]) => [name, what, script] as const),
     ),
   )("%s: %s is bounded in time and memory, and said in words", { timeout: 120_000 }, async (name, _, script) => {
