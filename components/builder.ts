@@ -36,6 +36,15 @@ function gateTo(name: string, admin: NonNullable<Machine["admin"]>): pulumi.Outp
   );
 }
 
+/** @throws pulumi.RunError where the machine printed something else: the program ends in that one message, without a stack trace. */
+function readMeasurement(name: string, printed: string): Measurement {
+  try {
+    return parseMeasurement(printed);
+  } catch (error) {
+    throw new pulumi.RunError(`builder '${name}': ${error instanceof Error ? error.message : String(error)}`);
+  }
+}
+
 /** How an administrator gets to a builder. */
 export interface Administration {
   readonly user: string;
@@ -82,7 +91,7 @@ export class Builder {
             },
             // pulumi.secret(connection) would make what is printed a secret too; it holds none.
             { ...opts, ...(machine.resource && { deletedWith: machine.resource }) },
-          ).stdout.apply(parseMeasurement);
+          ).stdout.apply((printed) => readMeasurement(name, printed));
     this.administration = pulumi
       .output(machine.admin?.user)
       .apply((user) => (user === undefined ? undefined : { user, peculiarities: machine.peculiarities ?? {} }));
