@@ -35,6 +35,11 @@ export interface Ended {
   readonly problem: string;
 }
 
+/** All that it printed; where that is nothing, why it failed. */
+export function wordsOf({ stdout, stderr, problem }: Ended): string {
+  return `${stdout}\n${stderr}`.trim() || problem;
+}
+
 /** A program that is asked to end has so long until it is ended. */
 const grace = 3000;
 

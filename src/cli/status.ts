@@ -3,7 +3,7 @@ import Table from "cli-table3";
 import { clientEnvironment } from "../client/environment.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
-import { runProgram } from "../process.ts";
+import { runProgram, wordsOf } from "../process.ts";
 import { explainFailure } from "../smoke/failure.ts";
 import { stackDirectory, writeOwnClient, type Fleet, type UsableFleet } from "./stack.ts";
 
@@ -76,7 +76,7 @@ export async function askForAnswer(
     ? `no answer within ${patience} s`
     : ping.tooMuch
       ? ping.problem
-      : explainFailure([ping.stdout, ping.stderr].join("\n").trim() || ping.problem).reason;
+      : explainFailure(wordsOf(ping)).reason;
   return { answers: false, reason };
 }
 

@@ -16,7 +16,7 @@ import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { systems } from "../nix/system.ts";
 import { oneLine } from "../machineText.ts";
-import { runProgram } from "../process.ts";
+import { runProgram, wordsOf } from "../process.ts";
 import { explainFailure } from "../smoke/failure.ts";
 import { runSmokeTest } from "../smoke/smokeTest.ts";
 import type { Finding } from "./finding.ts";
@@ -159,10 +159,10 @@ export async function probeLogin(
   const [command = "ssh", ...before] = program;
   const all = [...before, ...words, ...options.flatMap((option) => ["-o", option]), alias, "true"];
   const result = await runProgram(command, all, { milliseconds: patience * 1000 });
-  const output = [result.stdout, result.stderr].join("\n").trim();
+  const output = wordsOf(result);
   if (result.code === 0) return { outcome: "allowed", output };
   if (result.timedOut || result.tooMuch) return { outcome: "failed", output: result.problem, cutOff: true };
-  if (result.code === 255 || result.code === undefined) return { outcome: "failed", output: output || result.problem };
+  if (result.code === 255 || result.code === undefined) return { outcome: "failed", output };
   return { outcome: "refused", output };
 }
 
@@ -194,7 +194,7 @@ async function checkHandshake({ name, machine, clientDirectory }: BuilderToExami
     ? `its store does not answer within ${patience} s`
     : ping.tooMuch
       ? ping.problem
-      : explainFailure([ping.stdout, ping.stderr].join("\n").trim() || ping.problem).reason;
+      : explainFailure(wordsOf(ping)).reason;
   const why = "sshd alone builds nothing: each build fails, or hangs, once it is sent";
   const fix = `on the builder: systemctl restart nix-daemon; sudo -u ${machine.sshUser} nix store ping`;
   return [{ ...about, severity: "error", what, why, fix }];

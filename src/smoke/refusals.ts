@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { networkInterfaces, tmpdir } from "node:os";
 import { oneLine } from "../machineText.ts";
 import { isLoopback, type BuildMachine } from "../nix/buildMachine.ts";
-import { runProgram } from "../process.ts";
+import { runProgram, wordsOf } from "../process.ts";
 import { knownHostNames } from "../ssh/knownHosts.ts";
 import type { CaseResult } from "./verdict.ts";
 
@@ -61,7 +61,7 @@ async function tryOne(machine: BuildMachine, options: RefusalOptions, attempt: A
     milliseconds: patience * 1000,
     ...(input !== undefined && { input }),
   });
-  const output = [result.stdout, result.stderr].join("\n").trim();
+  const output = wordsOf(result);
   const seconds = Math.round((performance.now() - started) / 10) / 100;
   const ended = !result.timedOut && !result.tooMuch;
   if (ended && refused(output, result.code)) return { name, outcome: "passed", seconds };

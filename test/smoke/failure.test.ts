@@ -90,7 +90,9 @@ describe("the reason of a failed build, in words", () => {
   });
 
   it("shows the last lines of what it doesn't know", () => {
-    expect(explainFailure("one\ntwo\nthree\nfour\nfive\n").reason).toBe("Nix said:\n  | two\n  | three\n  | four\n  | five");
+    expect(explainFailure("one\ntwo\nthree\nfour\nfive\n").reason).toBe(
+      "Nix said:\n  | two\n  | three\n  | four\n  | five",
+    );
     expect(explainFailure("").reason).toBe("Nix failed without a word");
   });
 });
