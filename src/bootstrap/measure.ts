@@ -168,7 +168,7 @@ END
 }
 
 /** What a machine may take and send to be measured, encryption included; a sound one needs a second and some kilobytes. */
-export const measurementLimits = { seconds: 60, bytes: 256 * 1024 } as const;
+export const measurementLimits = { seconds: 60, bytes: 64 * 1024 } as const;
 
 /**
  * Reads what the script printed. It is the machine's word: of a value only printable ASCII is taken, and no more than a sound machine has.

@@ -123,7 +123,8 @@ describe("a builder that answers with control sequences in every place", () => {
       const words = [0x6478696f, 0x115, 0x63787470, said.length].map(number);
       evil.answer(`${print(Buffer.concat([...words, said, number(1)]))}; cat >/dev/null`);
       const { bytes: printed, said: shown } = await verb(name);
-      expect(shown).toContain("arm: verified");
+      // Of a build that fails so, words of ours are shown instead.
+      expect(shown).toContain(name === "verify" ? "not verified" : "arm: verified");
       expect(forbidden(printed)).toEqual([]);
       expect(shown).not.toMatch(forged);
     },

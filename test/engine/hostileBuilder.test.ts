@@ -34,7 +34,7 @@ function measureAgain() {
 }
 
 test.each([
-  ["sends without end", "exec yes", "builder 'evil' was cut off while it was measured: it sent more than 256 KiB"],
+  ["sends without end", "exec yes", "builder 'evil' was cut off while it was measured: it sent more than 64 KiB"],
   ["never ends", "exec sleep 600", "builder 'evil' was cut off while it was measured: it was not done within 60 s"],
   ["says what would take over a terminal", `${print(attack)}; exit 1`, "Process exited with status 1"],
   [
@@ -48,7 +48,7 @@ test.each([
   const { exitCode, output } = await measureAgain();
   expect(exitCode).not.toBe(0);
   expect(output).toContain(sentence);
-  expect(output.length).toBeLessThan(400_000);
+  expect(output.length).toBeLessThan(20_000);
   expect(forbidden(output)).toEqual([]);
   expect(Date.now() - started).toBeLessThan(120_000);
 });

@@ -21,6 +21,9 @@ export function previousOutputs(inputs: Properties, { stdout, stderr }: Outputs)
   };
 }
 
+/** Lines of a failed command's output that its error holds at most: they end up on a terminal. */
+const shownLines = 200;
+
 /** Collects what a command writes, and passes it line by line to the engine's log as far as `logging` says so. */
 export class Capture {
   readonly #streams = { stdout: new Stream(), stderr: new Stream() };
@@ -46,12 +49,13 @@ export class Capture {
     return { stdout: this.#streams.stdout.text(), stderr: this.#streams.stderr.text() };
   }
 
-  /** How the genuine plugin words it: the reason, the command, then all that it wrote; but fit for a terminal, where it ends up. */
+  /** How the genuine plugin words it: the reason, the command, then all that it wrote; but fit for a terminal, and its end. */
   failure(reason: string, command: string): Error {
     this.finish();
-    return new Error(
-      `${reason}: running ${JSON.stringify(command)}:\n${plainText(Buffer.concat(this.#all).toString())}`,
-    );
+    const lines = plainText(Buffer.concat(this.#all).toString()).split("\n");
+    const before = lines.length > shownLines ? `(${lines.length - shownLines} lines before)\n` : "";
+    const end = lines.slice(-shownLines).join("\n");
+    return new Error(`${reason}: running ${JSON.stringify(command)}:\n${before}${end}`);
   }
 
   #log(name: keyof Outputs, lines: readonly string[]): void {
