@@ -39,7 +39,9 @@ export function forbidden(text: string | Buffer): string[] {
       return ["not UTF-8"];
     }
   }
-  const bad = Array.from(text).map((character) => character.codePointAt(0) ?? 0).filter(isForbidden);
+  const bad = Array.from(text)
+    .map((character) => character.codePointAt(0) ?? 0)
+    .filter(isForbidden);
   return [...new Set(bad)].map((point) => `U+${point.toString(16).toUpperCase().padStart(4, "0")}`);
 }
 
