@@ -25,6 +25,31 @@ export default tseslint.config(
     },
   },
   {
+    // What this program prints goes through one place, which makes it fit for a terminal.
+    files: ["src/**/*.ts", "components/**/*.ts"],
+    ignores: ["src/terminal.ts"],
+    rules: { "no-console": "error" },
+  },
+  {
+    // What a machine has a say in is run with limits. Those that are left out hand the terminal over, or run what is this machine's own.
+    files: ["src/**/*.ts"],
+    ignores: [
+      "src/cli/{bake,explain,nix,remoteStore,stack,takeBack}.ts",
+      "src/client/settings.ts",
+      "src/doctor/client.ts",
+    ],
+    rules: {
+      "no-restricted-imports": [
+        "error",
+        {
+          paths: [
+            { name: "execa", message: "runProgram (src/process.ts) limits time and bytes, and makes text plain." },
+          ],
+        },
+      ],
+    },
+  },
+  {
     files: ["**/*.js", "**/*.mjs"],
     languageOptions: {
       globals: { process: "readonly", console: "readonly", URL: "readonly", fetch: "readonly", setTimeout: "readonly" },

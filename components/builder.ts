@@ -1,18 +1,49 @@
 /** A builder: a machine, measured from the inside where that is possible, as clients are told of it. */
+import { resolve } from "node:path";
 import * as remote from "@pulumi/command/remote/command.js";
 import * as pulumi from "@pulumi/pulumi";
 import { defaultsFor } from "../src/bootstrap/defaults.ts";
 import {
   measureCommand,
+  measurementLimits,
   measureScript,
   parseMeasurement,
   type Measurement,
   type Peculiarities,
 } from "../src/bootstrap/measure.ts";
 import type { BuilderSpec } from "../src/fleetSpec.ts";
+import { gateHost, gatePort, openGate } from "../src/gate.ts";
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
 import { toPublicHostKey } from "../src/ssh/hostKey.ts";
 import type { Machine } from "./machines/machine.ts";
+
+/**
+ * Where `remote.Command` connects in place of the machine, which could otherwise send without end, or keep it waiting for ever.
+ *
+ * @param name Of the builder.
+ */
+function gateTo(name: string, admin: NonNullable<Machine["admin"]>): pulumi.Output<number> {
+  const whole = `${resolve(import.meta.dirname, "..")} ${pulumi.getStack()} ${name}`;
+  // The port is known though the machine isn't yet.
+  const port = gatePort(whole);
+  if (pulumi.runtime.isDryRun()) return pulumi.output(port);
+  return pulumi.all([admin.host, admin.port]).apply(([host, adminPort = 22]) =>
+    openGate(whole, { host, port: adminPort }, measurementLimits, (reason) => {
+      void pulumi.log.error(
+        `builder '${name}' was cut off while it was measured: ${reason}. Look at that machine, or take it out of the fleet.`,
+      );
+    }),
+  );
+}
+
+/** @throws pulumi.RunError where the machine printed something else: the program ends in that one message, without a stack trace. */
+function readMeasurement(name: string, printed: string): Measurement {
+  try {
+    return parseMeasurement(printed);
+  } catch (error) {
+    throw new pulumi.RunError(`builder '${name}': ${error instanceof Error ? error.message : String(error)}`);
+  }
+}
 
 /** How an administrator gets to a builder. */
 export interface Administration {
@@ -47,7 +78,7 @@ export class Builder {
         : new remote.Command(
             `${name}-measurement`,
             {
-              connection: machine.admin,
+              connection: { ...machine.admin, host: gateHost, port: gateTo(name, machine.admin) },
               create: measureCommand,
               stdin: pulumi
                 .output(machine.sshUser)
@@ -60,7 +91,7 @@ export class Builder {
             },
             // pulumi.secret(connection) would make what is printed a secret too; it holds none.
             { ...opts, ...(machine.resource && { deletedWith: machine.resource }) },
-          ).stdout.apply(parseMeasurement);
+          ).stdout.apply((printed) => readMeasurement(name, printed));
     this.administration = pulumi
       .output(machine.admin?.user)
       .apply((user) => (user === undefined ? undefined : { user, peculiarities: machine.peculiarities ?? {} }));

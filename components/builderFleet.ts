@@ -3,7 +3,7 @@ import * as pulumi from "@pulumi/pulumi";
 import type { BuilderSpec, FleetSpec } from "../src/fleetSpec.ts";
 import { emulationOwner } from "../src/local/plan.ts";
 import type { Measurement } from "../src/bootstrap/measure.ts";
-import type { BuildMachine } from "../src/nix/buildMachine.ts";
+import { checkBuildMachines, type BuildMachine } from "../src/nix/buildMachine.ts";
 import type { System } from "../src/nix/system.ts";
 import type { Verdict } from "../src/smoke/verdict.ts";
 import { Builder, type Administration } from "./builder.ts";
@@ -16,6 +16,7 @@ import { LocalEmulation, LocalMachine } from "./machines/local.ts";
 import type * as Aws from "./machines/aws.ts";
 import type * as Hcloud from "./machines/hcloud.ts";
 import type { Machine, MachineKeys } from "./machines/machine.ts";
+import { rendering } from "./rendering.ts";
 import { SmokeTest } from "./smokeTest.ts";
 import { SshIdentity } from "./sshIdentity.ts";
 import { Workspace } from "./workspace.ts";
@@ -139,7 +140,10 @@ export class BuilderFleet extends pulumi.ComponentResource {
     this.placements = pulumi.output(placements);
     hcloud?.project.deleteOrphans();
     aws?.account.deleteOrphans();
-    this.buildMachines = pulumi.all([...builders.map(({ builder }) => builder.buildMachine), ...spec.serviceBuilders]);
+    // In their one form, in which nixos/client.nix takes them from the stack's output.
+    this.buildMachines = pulumi
+      .all([...builders.map(({ builder }) => builder.buildMachine), ...spec.serviceBuilders])
+      .apply((all) => rendering(() => checkBuildMachines(all)));
     const byName = <T>(of: (builder: Builder) => pulumi.Output<T | undefined>): pulumi.Output<Record<string, T>> =>
       pulumi
         .all(builders.map(({ spec: { name }, builder }) => of(builder).apply((value) => ({ name, value }))))

@@ -1,11 +1,12 @@
 /** How the scripts behind commands end: an error is one message on standard error and exit code 1, without a stack trace. */
+import { complain } from "./terminal.ts";
 
 /** Runs a script's work. */
 export async function runScript(work: () => void | Promise<void>): Promise<void> {
   try {
     await work();
   } catch (error) {
-    console.error(error instanceof Error ? error.message : String(error));
+    complain(error instanceof Error ? error.message : String(error));
     process.exitCode = 1;
   }
 }

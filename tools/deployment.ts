@@ -1,6 +1,7 @@
 /** Runs `pulumi up` and tells its progress in a line a step, from the engine's own events. */
 import { createInterface } from "node:readline";
 import { execa } from "execa";
+import { asOneMessage } from "../src/machineText.ts";
 import { checkout } from "./launch.mjs";
 import { passCancellation, tidyStackFiles } from "./pulumi.ts";
 import { noteRun } from "./staleLocks.ts";
@@ -98,7 +99,7 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
       if (text !== undefined) say(event.diagnosticEvent === undefined ? `${seconds()}  ${text}` : text);
     }
     const { exitCode, stderr } = await up;
-    if (stderr.trim() !== "") say(describeRefusal(stderr.trim()));
+    if (stderr.trim() !== "") say(asOneMessage(describeRefusal(stderr.trim())));
     return { exitCode: exitCode ?? 1, outputs, warned, cancelled };
   } finally {
     clearInterval(heartbeat);
@@ -140,7 +141,8 @@ function describeDiagnostic({ message, severity }: { message: string; severity: 
   if (/^using pulumi-resource-\S+ from \$PATH/.test(message)) return undefined;
   // The engine closes every failed deployment with this.
   if (/^(update|preview) failed$/.test(message.trim())) return undefined;
-  return `${severity}: ${message.trim()}`;
+  // A builder may have written it, as where a measurement fails.
+  return asOneMessage(`${severity}: ${message.trim()}`);
 }
 
 /** The name of a step that does something; components do nothing themselves, and `same` is no step. */

@@ -1,5 +1,6 @@
 /** The EC2 API beside the plugin, and its errors in words. */
 import { EC2Client } from "@aws-sdk/client-ec2";
+import { oneLine } from "../machineText.ts";
 import type { AwsAccess } from "./access.ts";
 
 /** The SDK's connections use no proxy by themselves, and those of Node before 22.21 and 24.5 none at all. */
@@ -10,7 +11,12 @@ export function ec2Client({ region, profile, accessKey, secretKey, token, endpoi
   return new EC2Client({
     region,
     maxAttempts: 4,
-    requestHandler: { httpsAgent: connections },
+    requestHandler: {
+      httpsAgent: connections,
+      requestTimeout: 60_000,
+      connectionTimeout: 10_000,
+      throwOnRequestTimeout: true,
+    },
     ...(endpoint !== undefined && { endpoint }),
     ...(profile !== undefined && { profile }),
     ...(accessKey !== undefined &&
@@ -48,7 +54,7 @@ export async function asking<T>(region: string, ask: () => Promise<T>): Promise<
     if (!(error instanceof Error) || error instanceof AwsError) throw error;
     if (error.name === "Error" && !("code" in error) && !("$metadata" in error)) throw error;
     const code = "Code" in error && typeof error.Code === "string" ? error.Code : error.name;
-    throw new AwsError(code, explain(code, error.message, region), error);
+    throw new AwsError(code, explain(oneLine(code, 100), oneLine(error.message, 1000), region), error);
   }
 }
 

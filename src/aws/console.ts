@@ -1,5 +1,6 @@
 /** What an instance said before it could be reached: the console that EC2 keeps. */
 import { GetConsoleOutputCommand } from "@aws-sdk/client-ec2";
+import { plainText } from "../machineText.ts";
 import { accessFromEnvironment } from "./access.ts";
 import { asking, ec2Client } from "./api.ts";
 
@@ -9,10 +10,8 @@ export async function lastConsoleLines(instance: string, count = 15): Promise<st
   const { Output = "" } = await asking(access.region, () =>
     ec2Client(access).send(new GetConsoleOutputCommand({ InstanceId: instance, Latest: true })),
   );
-  const plain = Buffer.from(Output, "base64")
-    .toString()
-    // eslint-disable-next-line no-control-regex -- that is what a console is full of
-    .replaceAll(/\x1b\[[0-9;?]*[A-Za-z]|\r/g, "");
-  const lines = plain.split("\n").filter((line) => line.trim() !== "");
+  const lines = plainText(Buffer.from(Output, "base64").toString())
+    .split("\n")
+    .filter((line) => line.trim() !== "");
   return lines.length === 0 ? "(nothing yet)" : lines.slice(-count).join("\n");
 }

@@ -7,12 +7,13 @@ import { findOrphans, findTagged, remove, type Known } from "./inventory.ts";
 import { place, release, type Placement } from "./placement.ts";
 import { tags } from "./tags.ts";
 import { runAction } from "../script.ts";
+import { complain, say, sayJson } from "../terminal.ts";
 
 const [command] = process.argv.slice(2);
 const actions: Readonly<Record<string, () => Promise<void>>> = {
   /** Prints what tells this stack's things from those of others with its name. */
   "new-stack": () => {
-    console.log(process.env["PULUMI_COMMAND_STDOUT"] || randomBytes(8).toString("hex"));
+    say(process.env["PULUMI_COMMAND_STDOUT"] || randomBytes(8).toString("hex"));
     return Promise.resolve();
   },
   /** Deletes whatever still carries the stack's tag: runs last, when all that the state knows of is gone. */
@@ -21,7 +22,7 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
     if (stack === undefined || stack === "") return;
     await withEc2(async (ec2) => {
       const left = await findTagged(ec2, { [tags.stack]: stack });
-      for (const { kind, name } of left) console.error(`${kind} ${name} was left over: deleting it`);
+      for (const { kind, name } of left) complain(`${kind} ${name} was left over: deleting it`);
       await remove(ec2, left);
     });
   },
@@ -30,8 +31,7 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
     const known = JSON.parse(await text(process.stdin)) as Known;
     await withEc2(async (ec2) => {
       const orphans = await findOrphans(ec2, known);
-      for (const { kind, name } of orphans)
-        console.error(`${kind} ${name} is left of a killed deployment: deleting it`);
+      for (const { kind, name } of orphans) complain(`${kind} ${name} is left of a killed deployment: deleting it`);
       await remove(ec2, orphans);
     });
   },
@@ -39,9 +39,9 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
     const wanted = JSON.parse(await text(process.stdin)) as Placement;
     const { region } = accessFromEnvironment();
     const found = await place(ec2Client({ region }), region, wanted, (progress) => {
-      console.error(`${wanted.alias}: ${progress}`);
+      complain(`${wanted.alias}: ${progress}`);
     });
-    console.log(JSON.stringify(found));
+    sayJson(found, 0);
   },
   release: async () => {
     const own = JSON.parse(await text(process.stdin)) as Record<string, string>;

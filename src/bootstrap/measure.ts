@@ -1,4 +1,5 @@
 /** Looks at a machine from the inside: the script that runs there, what it refuses, and what it printed. */
+import { oneLine, quoted } from "../machineText.ts";
 import { kernelArch, type System } from "../nix/system.ts";
 
 /** What was measured. Sizes in MiB. */
@@ -166,8 +167,11 @@ END
 `;
 }
 
+/** What a machine may take and send to be measured, encryption included; a sound one needs a second and some kilobytes. */
+export const measurementLimits = { seconds: 60, bytes: 64 * 1024 } as const;
+
 /**
- * Reads what the script printed.
+ * Reads what the script printed. It is the machine's word: of a value only printable ASCII is taken, and no more than a sound machine has.
  *
  * @throws Error when it isn't that.
  */
@@ -180,12 +184,21 @@ export function parseMeasurement(stdout: string): Measurement {
   );
   const text = (name: keyof Measurement): string => {
     const value = values.get(name);
-    if (value === undefined) throw new Error(`the builder was measured with an unexpected result: ${stdout}`);
+    if (value === undefined) {
+      throw new Error(
+        `the builder was measured without a value for ${name}. The end of what it said:\n${quoted(stdout, 3)}`,
+      );
+    }
+    if (!/^[ -~]{0,1000}$/.test(value)) {
+      throw new Error(`the builder was measured with ${name} = ${oneLine(value, 60)}, which no sound one has`);
+    }
     return value;
   };
   const count = (name: keyof Measurement): number => {
     const value = text(name);
-    if (!/^\d+$/.test(value)) throw new Error(`the builder was measured with ${name} = ${value}, not a number`);
+    if (!/^\d{1,15}$/.test(value)) {
+      throw new Error(`the builder was measured with ${name} = ${oneLine(value, 60)}, not a number`);
+    }
     return Number(value);
   };
   const list = (name: keyof Measurement): string[] => text(name).split(" ").filter(Boolean);

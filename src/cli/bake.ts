@@ -1,11 +1,13 @@
 /** `npx fleet bake`: a snapshot of a verified builder at Hetzner, from which others start in seconds instead of minutes. */
 import { execa } from "execa";
-import { createInterface } from "node:readline";
+import { setTimeout as delay } from "node:timers/promises";
 import * as z from "zod";
 import { builderDirectory } from "../bootstrap/builderFiles.ts";
 import { HcloudError, type HcloudApi } from "../hcloud/api.ts";
 import { labels } from "../hcloud/inventory.ts";
 import { snapshotLabel } from "../hcloud/schema.ts";
+import { quoted } from "../machineText.ts";
+import { linesOf } from "../process.ts";
 import { sshCommand, type Target } from "../provision/ssh.ts";
 import { CliError } from "./stack.ts";
 
@@ -67,6 +69,12 @@ echo kept
 exit 0
 `;
 
+/** What a builder may print while it is baked, in bytes; it says two words. */
+const printedLimit = 64 * 1024;
+
+/** Milliseconds that cleaning and a snapshot may take together. */
+const sessionLimit = 3 * 3_600_000;
+
 const image = z.object({
   id: z.number(),
   created: z.string(),
@@ -80,14 +88,20 @@ const created = z.object({ image: z.object({ id: z.number() }) });
  * Bakes. Clients can't open new connections to the builder meanwhile; builds that run go on.
  *
  * @param say Told what is being done.
+ * @param cleaningLimit Milliseconds for collecting the builder's garbage. Default: half an hour.
  * @throws CliError in words; then there is no new snapshot.
  */
-export async function bake(api: HcloudApi, baking: Baking, say: (progress: string) => void): Promise<Baked> {
+export async function bake(
+  api: HcloudApi,
+  baking: Baking,
+  say: (progress: string) => void,
+  cleaningLimit = 1_800_000,
+): Promise<Baked> {
   const interruption = awaitInterruption();
   const session = new CleaningSession(baking);
   try {
     say("cleaning the builder of its keys and garbage");
-    await Promise.race([interruption.comes, session.cleaned()]);
+    await Promise.race([interruption.comes, session.cleaned(cleaningLimit)]);
     say("taking the snapshot");
     const id = await takeSnapshot(api, baking, session, interruption.comes);
     return { snapshot: id, deleted: await deleteOlder(api, id, baking.keep) };
@@ -125,15 +139,35 @@ class CleaningSession {
 
   constructor({ target, adminPrivateKey, stackDirectory }: Baking) {
     const { args, close } = sshCommand(target, adminPrivateKey, stackDirectory, cleaning);
-    this.#process = execa("ssh", args, { reject: false, buffer: { stdout: false } });
-    this.#lines = createInterface({ input: this.#process.stdout })[Symbol.asyncIterator]();
+    const buffered = { stdout: false, stderr: true };
+    this.#process = execa("ssh", args, {
+      reject: false,
+      buffer: buffered,
+      maxBuffer: printedLimit,
+      timeout: sessionLimit,
+    });
+    this.#lines = linesOf(this.#process.stdout, printedLimit);
     this.#close = close;
   }
 
-  /** Resolves when the builder is without its identity. */
-  async cleaned(): Promise<void> {
-    if (await this.#says("cleaned")) return;
-    throw new CliError(`the builder can't be cleaned: ${(await this.#process).stderr.trim()}`);
+  /**
+   * Resolves when the builder is without its identity.
+   *
+   * @param milliseconds What it may take.
+   */
+  async cleaned(milliseconds: number): Promise<void> {
+    const late = new AbortController();
+    const within = delay(milliseconds, undefined, { signal: late.signal }).then(
+      () => `it did not do so within ${milliseconds / 1000} s`,
+      () => "",
+    );
+    const answer = this.#says("cleaned").catch((error: unknown) => wordsOf(error));
+    const said = await Promise.race([answer, within]);
+    late.abort();
+    if (said === true) return;
+    this.#process.kill();
+    if (said !== false) throw new CliError(`the builder can't be cleaned: ${said}`);
+    throw new CliError(`the builder can't be cleaned:\n${quoted((await this.#process).stderr ?? "")}`);
   }
 
   /** Gives the identity back, and says whether the builder was without it until now. */
@@ -142,10 +176,17 @@ class CleaningSession {
     return this.#says("kept");
   }
 
-  /** Ends the connection, and with it whatever the builder lacks. */
+  /** Ends the connection, and with it whatever the builder lacks: it gives that back by itself when it sees the end. */
   async end(): Promise<void> {
     this.#process.stdin.end();
+    const late = new AbortController();
+    const hung = delay(30_000, undefined, { signal: late.signal }).then(
+      () => this.#process.kill(),
+      () => undefined,
+    );
     await this.#process;
+    late.abort();
+    await hung;
     this.#close();
   }
 

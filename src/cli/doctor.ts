@@ -5,6 +5,7 @@ import { examineClient } from "../doctor/client.ts";
 import { exitCode, renderFindings } from "../doctor/finding.ts";
 import { renderMachines } from "../nix/machinesFile.ts";
 import { chooseBuilders, writeOwnClient, type UsableFleet } from "./stack.ts";
+import { say, sayJson } from "../terminal.ts";
 
 /**
  * Examines this machine and the builders of these names, or all.
@@ -26,6 +27,7 @@ export async function doctor(fleet: UsableFleet, names: readonly string[], { jso
   const emitted = renderMachines(fleet.builders);
   const { stack, builders: machines } = fleet;
   const findings = (await Promise.all([examineClient({ machines, emitted, stack }), ...builders])).flat();
-  console.log(json === true ? JSON.stringify(findings, null, 2) : renderFindings(findings));
+  if (json === true) sayJson(findings);
+  else say(renderFindings(findings));
   return exitCode(findings);
 }

@@ -13,6 +13,7 @@ import {
 import { nixVersion, readSettings } from "../client/settings.ts";
 import { clientStore } from "./nix.ts";
 import { CliError, writeOwnClient, type UsableFleet } from "./stack.ts";
+import { say, sayJson } from "../terminal.ts";
 
 /** A derivation and where it would be built. */
 export interface Explanation extends Decision, Requirements {
@@ -38,7 +39,8 @@ export async function explain(fleet: UsableFleet, words: readonly string[], opti
   const store = clientStore(fleet.stack);
   const env = options.machine === true ? {} : clientEnvironment({ clientDirectory: writeOwnClient(fleet), store });
   const explanations = await explainInstallable(words, env, options.machine === true ? undefined : store);
-  console.log(options.json === true ? JSON.stringify(explanations, null, 2) : renderExplanations(explanations));
+  if (options.json === true) sayJson(explanations);
+  else say(renderExplanations(explanations));
   return explanations.some(({ place }) => place === "nowhere") ? 1 : 0;
 }
 

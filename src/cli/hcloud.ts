@@ -8,6 +8,7 @@ import { toHostKey } from "../ssh/hostKey.ts";
 import { bake, type Baked } from "./bake.ts";
 import { remainsAdvice } from "./remains.ts";
 import { CliError, runPulumi, stackDirectory } from "./stack.ts";
+import { complain } from "../terminal.ts";
 
 /** What is there of a fleet. */
 export interface Remains {
@@ -88,7 +89,7 @@ export async function bakeBuilder(stack: string, builder: string, keep: string):
     keep: Number(keep),
   };
   return bake(await openApi(stack), baking, (progress) => {
-    console.error(progress);
+    complain(progress);
   });
 }
 

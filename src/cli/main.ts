@@ -13,6 +13,7 @@ import { liveStatus, renderStatus } from "./status.ts";
 import { InvalidValue, NotExpressible } from "../nix/invalidValue.ts";
 import { profileNames } from "../nix/profiles.ts";
 import { stackUnderSudo, whichStack } from "../../tools/stack.ts";
+import { complain, say, sayJson } from "../terminal.ts";
 
 /** Stands before the command or after it. */
 const stackFlag = [
@@ -30,7 +31,7 @@ const program = new Command("fleet")
 const stack = (options: { stack?: string }): string => {
   const named = options.stack ?? program.opts<{ stack?: string }>().stack;
   const note = stackUnderSudo(process.env, named);
-  if (note !== undefined) console.error(`fleet: ${note}`);
+  if (note !== undefined) complain(`fleet: ${note}`);
   return whichStack(process.env, named);
 };
 
@@ -41,7 +42,8 @@ program
   .option("--json", "print JSON")
   .action(async ({ json, ...options }: { json?: true; stack?: string }) => {
     const rows = await liveStatus(await readFleet(stack(options)));
-    console.log(json === true ? JSON.stringify(rows, null, 2) : renderStatus(rows));
+    if (json === true) sayJson(rows);
+    else say(renderStatus(rows));
     if (rows.some(({ answers }) => answers === false)) process.exitCode = 1;
   });
 
@@ -74,15 +76,15 @@ With --form, print one form of the configuration, or write it to the folder.`,
       if ("text" in result) {
         process.stdout.write(json === true ? `${JSON.stringify(result)}\n` : result.text);
       } else if (json === true) {
-        console.log(JSON.stringify(result, null, 2));
+        sayJson(result);
       } else {
-        console.log(result.files.map((name) => `${result.directory}/${name}`).join("\n"));
+        say(result.files.map((name) => `${result.directory}/${name}`).join("\n"));
         if (choice.form === undefined) {
           const client = choice.client === undefined ? "" : ` --client ${choice.client}`;
           const profile = choice.profile === undefined ? "" : ` --profile ${choice.profile}`;
           const place = `--installed-at ${fleet.clientSettings.directory} ${directory ?? ""}`;
           const again = `npx fleet client --stack ${fleet.stack}${client}${profile} ${place}`;
-          console.log(explainUse(result, again, nixHere()));
+          say(explainUse(result, again, nixHere()));
         }
       }
     },
@@ -166,7 +168,8 @@ program
       ...(remains === undefined ? [] : [renderRemains(name, remains)]),
       ...(aws === undefined || left === undefined ? [] : [renderAwsRemains(name, aws, left)]),
     ];
-    console.log(json === true ? JSON.stringify({ ...remains, ...(left && { aws: left }) }, null, 2) : text.join("\n"));
+    if (json === true) sayJson({ ...remains, ...(left && { aws: left }) });
+    else say(text.join("\n"));
     if ((remains?.left.length ?? 0) + (left?.length ?? 0) > 0) process.exitCode = 1;
   });
 
@@ -181,11 +184,11 @@ program
   .option(...stackFlag)
   .action(async (builder: string, { keep, json, ...options }: { keep: string; json?: true; stack?: string }) => {
     const baked = await bakeBuilder(stack(options), builder, keep);
-    console.log(
-      json === true
-        ? JSON.stringify(baked, null, 2)
-        : `Snapshot ${baked.snapshot} is there.${baked.deleted.length > 0 ? ` Older ones deleted: ${baked.deleted.join(", ")}.` : ""}`,
-    );
+    if (json === true) sayJson(baked);
+    else
+      say(
+        `Snapshot ${baked.snapshot} is there.${baked.deleted.length > 0 ? ` Older ones deleted: ${baked.deleted.join(", ")}.` : ""}`,
+      );
   });
 
 /**
@@ -216,6 +219,6 @@ try {
 } catch (error) {
   const message = explanation(error);
   if (message === undefined) throw error;
-  console.error(`fleet: ${message}`);
+  complain(`fleet: ${message}`);
   process.exitCode = 1;
 }

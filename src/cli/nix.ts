@@ -10,6 +10,7 @@ import { link, outLink } from "./outLink.ts";
 import { missing, runInRemoteStore } from "./remoteStore.ts";
 import { askForAnswer, recordedStatus } from "./status.ts";
 import { CliError, readFleet, stackDirectory, writeOwnClient, type UsableFleet } from "./stack.ts";
+import { complain } from "../terminal.ts";
 
 /** How a Nix program is to run. */
 export interface NixRun {
@@ -72,7 +73,7 @@ export async function runAroundLostBuilders(run: RunAround): Promise<number> {
     const lost = machines.filter((_, index) => answers[index]?.answers === false).map(({ alias }) => alias);
     machines = machines.filter(({ alias }) => !lost.includes(alias));
     if (lost.length === 0 || machines.length === 0) return result.exitCode;
-    console.error(
+    complain(
       `fleet: lost ${lost.join(", ")}, which no longer answers; going on with ${machines.map(({ alias }) => alias).join(", ")}`,
     );
     const rows = readFileSync(`${clientDirectory}/machines`, "utf8").split("\n");
@@ -138,7 +139,5 @@ function repointOutLinks(words: readonly string[], store: string): void {
     return true;
   });
   const where = links.length === 0 ? `below ${store}` : `${links.join(", ")} → ${store}`;
-  console.error(
-    `fleet: built into this stack's own store, as the machine has none that this user can write to: ${where}`,
-  );
+  complain(`fleet: built into this stack's own store, as the machine has none that this user can write to: ${where}`);
 }

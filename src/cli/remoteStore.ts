@@ -1,5 +1,6 @@
 /** Builds everything in the store of one builder, and brings back what was asked for. */
 import { execa } from "execa";
+import { complain, say } from "../terminal.ts";
 import * as z from "zod";
 import { splitNixBuildWords } from "./nixBuildWords.ts";
 import { link, outLink, refuseOccupied } from "./outLink.ts";
@@ -43,7 +44,7 @@ export async function runInRemoteStore(run: RemoteRun): Promise<number> {
   if (typeof built === "number") return built;
   const exitCode = await takeBack({ env, uri, store, ...built });
   if (exitCode !== 0) return exitCode;
-  console.log(built.printed);
+  say(built.printed);
   if (wantsLinks) {
     built.paths.forEach((path, index) => {
       link(index === 0 ? own.name : `${own.name}-${index + 1}`, `${store ?? ""}${path}`);
@@ -84,7 +85,7 @@ async function runNixBuild(run: RemoteRun): Promise<Built | number> {
   });
   if (build.exitCode !== 0) {
     const sentence = explain(build.stderr);
-    if (sentence !== undefined) console.error(`fleet: ${sentence}`);
+    if (sentence !== undefined) complain(`fleet: ${sentence}`);
     return build.exitCode ?? 1;
   }
   return {

@@ -1,9 +1,9 @@
 /** The table of a fleet's builders: what was verified, and what answers now. */
 import Table from "cli-table3";
-import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
+import { runProgram, wordsOf } from "../process.ts";
 import { explainFailure } from "../smoke/failure.ts";
 import { stackDirectory, writeOwnClient, type Fleet, type UsableFleet } from "./stack.ts";
 
@@ -64,20 +64,19 @@ export async function askForAnswer(
   env: Readonly<Record<string, string>>,
 ): Promise<Pick<BuilderStatus, "answers" | "answeredInSeconds" | "reason">> {
   const started = performance.now();
-  const ping = await execa("nix", ["store", "ping", "--store", storeUri(builder)], {
-    all: true,
+  const ping = await runProgram("nix", ["store", "ping", "--store", storeUri(builder)], {
     // A connection that an earlier build left open would hide that no new one can be made.
     env: { ...env, NIX_SSHOPTS: `${env["NIX_SSHOPTS"] ?? ""} -o ControlPath=none` },
-    reject: false,
-    stdin: "ignore",
-    timeout: patience * 1000,
+    milliseconds: patience * 1000,
   });
-  if (!ping.failed) {
+  if (ping.code === 0) {
     return { answers: true, answeredInSeconds: Math.round((performance.now() - started) / 10) / 100 };
   }
   const reason = ping.timedOut
     ? `no answer within ${patience} s`
-    : explainFailure(ping.all.trim() === "" ? (ping.message ?? "") : ping.all).reason;
+    : ping.tooMuch
+      ? ping.problem
+      : explainFailure(wordsOf(ping)).reason;
   return { answers: false, reason };
 }
 

@@ -4,6 +4,7 @@ import { renderJUnit, renderVerdicts } from "../smoke/report.ts";
 import { runSmokeTest, SmokeTestFailure } from "../smoke/smokeTest.ts";
 import type { Verdict } from "../smoke/verdict.ts";
 import { chooseBuilders, writeOwnClient, type UsableFleet } from "./stack.ts";
+import { say, sayJson } from "../terminal.ts";
 
 /** What a person says on the command line. */
 export interface VerifyOptions {
@@ -43,7 +44,8 @@ export async function verify(fleet: UsableFleet, names: readonly string[], optio
             throw error;
           });
   }
-  console.log(options.json === true ? JSON.stringify(verdicts, null, 2) : renderVerdicts(verdicts));
+  if (options.json === true) sayJson(verdicts);
+  else say(renderVerdicts(verdicts));
   if (options.junit !== undefined) writeFileSync(options.junit, renderJUnit(verdicts));
   return Object.values(verdicts).every(({ verified }) => verified) ? 0 : 1;
 }

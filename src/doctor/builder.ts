@@ -3,9 +3,9 @@ import { lookup } from "node:dns/promises";
 import { connect } from "node:net";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { execa } from "execa";
 import {
   measureCommand,
+  measurementLimits,
   measureScript,
   parseMeasurement,
   type Measurement,
@@ -15,6 +15,8 @@ import { clientEnvironment } from "../client/environment.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { systems } from "../nix/system.ts";
+import { oneLine } from "../machineText.ts";
+import { runProgram, wordsOf } from "../process.ts";
 import { explainFailure } from "../smoke/failure.ts";
 import { runSmokeTest } from "../smoke/smokeTest.ts";
 import type { Finding } from "./finding.ts";
@@ -112,7 +114,10 @@ async function checkLogin({ name, machine, clientDirectory }: BuilderToExamine):
   const probe = await probeLogin(["-F", `${clientDirectory}/ssh_config`], machine.alias);
   const about = { view: "fleet", builder: name, check: "SSH login" } as const;
   if (probe.outcome === "failed") {
-    const { what, fix } = loginProblem(probe.output, name);
+    const { what, fix } =
+      probe.cutOff === true
+        ? { what: `a login was cut off: ${probe.output}`, fix: "look at sshd and the load on that machine" }
+        : loginProblem(probe.output, name);
     return [{ ...about, severity: "error", what, why: "no build can be sent to it", fix }];
   }
   const login = {
@@ -140,6 +145,8 @@ export interface LoginProbe {
   /** `refused`: logged in, and the command was refused. `allowed`: it ran. */
   readonly outcome: "refused" | "allowed" | "failed";
   readonly output: string;
+  /** True where it failed because it met a limit, which `output` says. Default: false. */
+  readonly cutOff?: boolean;
 }
 
 /** Logs in on a connection of its own and asks for a command. */
@@ -151,12 +158,12 @@ export async function probeLogin(
   const options = ["BatchMode=yes", "ConnectTimeout=10", "ControlMaster=no", "ControlPath=none"];
   const [command = "ssh", ...before] = program;
   const all = [...before, ...words, ...options.flatMap((option) => ["-o", option]), alias, "true"];
-  const result = await execa(command, all, { all: true, reject: false, stdin: "ignore", timeout: patience * 1000 });
-  if (result.exitCode === 0) return { outcome: "allowed", output: result.all };
-  if (result.exitCode === 255 || result.exitCode === undefined) {
-    return { outcome: "failed", output: result.timedOut ? "Connection timed out" : result.all };
-  }
-  return { outcome: "refused", output: result.all };
+  const result = await runProgram(command, all, { milliseconds: patience * 1000 });
+  const output = wordsOf(result);
+  if (result.code === 0) return { outcome: "allowed", output };
+  if (result.timedOut || result.tooMuch) return { outcome: "failed", output: result.problem, cutOff: true };
+  if (result.code === 255 || result.code === undefined) return { outcome: "failed", output };
+  return { outcome: "refused", output };
 }
 
 function loginProblem(output: string, name: string): { what: string; fix: string } {
@@ -178,15 +185,16 @@ function loginProblem(output: string, name: string): { what: string; fix: string
 async function checkHandshake({ name, machine, clientDirectory }: BuilderToExamine): Promise<Finding[]> {
   const about = { view: "fleet", builder: name, check: "Nix daemon" } as const;
   const env = clientEnvironment({ clientDirectory, store: `${clientDirectory}/../doctor` });
-  const ping = await execa("nix", ["store", "ping", "--store", storeUri(machine)], {
-    all: true,
+  const ping = await runProgram("nix", ["store", "ping", "--store", storeUri(machine)], {
     env,
-    reject: false,
-    stdin: "ignore",
-    timeout: patience * 1000,
+    milliseconds: patience * 1000,
   });
-  if (!ping.failed) return [{ ...about, severity: "ok", what: `its store answers over ${machine.protocol}` }];
-  const what = ping.timedOut ? `its store does not answer within ${patience} s` : explainFailure(ping.all).reason;
+  if (ping.code === 0) return [{ ...about, severity: "ok", what: `its store answers over ${machine.protocol}` }];
+  const what = ping.timedOut
+    ? `its store does not answer within ${patience} s`
+    : ping.tooMuch
+      ? ping.problem
+      : explainFailure(wordsOf(ping)).reason;
   const why = "sshd alone builds nothing: each build fails, or hangs, once it is sent";
   const fix = `on the builder: systemctl restart nix-daemon; sudo -u ${machine.sshUser} nix store ping`;
   return [{ ...about, severity: "error", what, why, fix }];
@@ -238,7 +246,7 @@ async function checkInside(builder: BuilderToExamine): Promise<Finding[]> {
   const scratch = mkdtempSync(`${dirname(clientDirectory)}/doctor-`);
   try {
     writeFileSync(`${scratch}/key`, administration.privateKey, { mode: 0o600 });
-    const result = await execa(
+    const result = await runProgram(
       "ssh",
       [
         ...["-F", "/dev/null", "-i", `${scratch}/key`, "-p", String(machine.port), "-l", administration.user],
@@ -253,10 +261,23 @@ async function checkInside(builder: BuilderToExamine): Promise<Finding[]> {
         ].flatMap((option) => ["-o", option]),
         ...[machine.hostName, measureCommand],
       ],
-      { input: measureScript(declared, administration.peculiarities), reject: false, timeout: patience * 1000 },
+      {
+        input: measureScript(declared, administration.peculiarities),
+        milliseconds: patience * 1000,
+        bytes: measurementLimits.bytes,
+      },
     );
-    if (result.exitCode === 0) return judgeMeasurement(builder, parseMeasurement(result.stdout));
-    const sentences = result.stderr.split("\n").filter((line) => line.startsWith(`builder '${name}': `));
+    if (result.timedOut || result.tooMuch) {
+      const why = "what it has and how it is set up can't be known, and a deployment would measure it in vain";
+      return [{ ...about, severity: "error", what: `its administrator looked, but ${result.problem}`, why }];
+    }
+    if (result.code === 0) return judge(builder, result.stdout);
+    // The words are the machine's own: no more of them than the script has.
+    const sentences = result.stderr
+      .split("\n")
+      .filter((line) => line.startsWith(`builder '${name}': `))
+      .slice(0, 10)
+      .map((line) => oneLine(line));
     const why = "what the fleet declares is no longer so";
     return sentences.length > 0
       ? sentences.map((what) => ({
@@ -269,11 +290,20 @@ async function checkInside(builder: BuilderToExamine): Promise<Finding[]> {
           {
             ...about,
             severity: "warning",
-            what: `its administrator can't log in: ${explainFailure(result.stderr).reason}`,
+            what: `its administrator can't log in: ${explainFailure(result.stderr || result.problem).reason}`,
           },
         ];
   } finally {
     rmSync(scratch, { recursive: true });
+  }
+}
+
+function judge(builder: BuilderToExamine, printed: string): Finding[] {
+  try {
+    return judgeMeasurement(builder, parseMeasurement(printed));
+  } catch (error) {
+    const what = error instanceof Error ? error.message : String(error);
+    return [{ view: "fleet", builder: builder.name, check: "from the inside", severity: "error", what }];
   }
 }
 

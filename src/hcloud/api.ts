@@ -1,6 +1,7 @@
 /** The little of the Hetzner Cloud API that the plugin doesn't do: placement, and looking for what is left. */
 import { setTimeout as delay } from "node:timers/promises";
 import * as z from "zod";
+import { oneLine } from "../machineText.ts";
 
 /** Address and token. */
 export interface HcloudAccess {
@@ -18,7 +19,7 @@ export class HcloudError extends Error {
   readonly code: string;
 
   constructor(code: string, message: string) {
-    super(message);
+    super(oneLine(message, 1000));
     this.code = code;
   }
 }
@@ -80,12 +81,23 @@ export class HcloudApi {
     return found;
   }
 
-  /** Waits until the action that a request has started is done. */
-  async finish(answer: unknown): Promise<void> {
+  /**
+   * Waits until the action that a request has started is done.
+   *
+   * @param limit Milliseconds. Default: two hours.
+   * @throws HcloudError as `request`, where the action failed, or with the code `timeout`.
+   */
+  async finish(answer: unknown, limit = 7_200_000): Promise<void> {
     const started = actionBody.safeParse(answer);
     if (!started.success) return;
     let { action } = started.data;
+    const deadline = Date.now() + limit;
     for (let pause = 100; action.status === "running"; pause = Math.min(pause * 1.5, 3000)) {
+      if (Date.now() > deadline)
+        throw new HcloudError(
+          "timeout",
+          `action ${action.id} of the Hetzner Cloud API did not end within ${limit / 60_000} minutes`,
+        );
       await delay(pause);
       action = actionBody.parse(await this.request("GET", `/actions/${action.id}`)).action;
     }

@@ -6,13 +6,14 @@ import { findLabelled, findOrphans, labels, remove, type Known } from "./invento
 import { place, release, type Placement } from "./placement.ts";
 import { accessFromEnvironment, stackVariable } from "./access.ts";
 import { runAction } from "../script.ts";
+import { complain, say, sayJson } from "../terminal.ts";
 
 const [command] = process.argv.slice(2);
 const actions: Readonly<Record<string, () => Promise<void>>> = {
   /** Prints what tells this stack's things from those of others with its name. Comes first: says in words when the token is wrong. */
   "new-stack": async () => {
     await new HcloudApi(accessFromEnvironment()).request("GET", "/locations?per_page=1");
-    console.log(process.env["PULUMI_COMMAND_STDOUT"] || randomBytes(8).toString("hex"));
+    say(process.env["PULUMI_COMMAND_STDOUT"] || randomBytes(8).toString("hex"));
   },
   /** Deletes whatever still carries the stack's label: runs last, when all that the state knows of is gone. */
   sweep: async () => {
@@ -20,7 +21,7 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
     if (stack === undefined || stack === "") return;
     const api = new HcloudApi(accessFromEnvironment());
     const left = await findLabelled(api, { [labels.stack]: stack });
-    for (const { kind, name } of left) console.error(`${kind} ${name} was left over: deleting it`);
+    for (const { kind, name } of left) complain(`${kind} ${name} was left over: deleting it`);
     await remove(api, left);
   },
   /** Deletes all servers of the stack, those that are gone already included. */
@@ -32,7 +33,7 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
   "delete-orphans": async () => {
     const api = new HcloudApi(accessFromEnvironment());
     const orphans = await findOrphans(api, JSON.parse(await text(process.stdin)) as Known);
-    for (const { kind, name } of orphans) console.error(`${kind} ${name} is left of a killed deployment: deleting it`);
+    for (const { kind, name } of orphans) complain(`${kind} ${name} is left of a killed deployment: deleting it`);
     await remove(api, orphans);
   },
   release: async () => {
@@ -44,9 +45,9 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
   place: async () => {
     const wanted = JSON.parse(await text(process.stdin)) as Placement;
     const candidate = await place(new HcloudApi(accessFromEnvironment()), wanted, (progress) => {
-      console.error(`${wanted.alias}: ${progress}`);
+      complain(`${wanted.alias}: ${progress}`);
     });
-    console.log(JSON.stringify(candidate));
+    sayJson(candidate, 0);
   },
 };
 

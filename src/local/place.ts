@@ -1,6 +1,7 @@
 /** The place that a stack is deployed from, as its folder says: a checkout may be moved, or copied, while its fleet stands. */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, resolve } from "node:path";
+import { complain } from "../terminal.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
 
@@ -41,7 +42,7 @@ export function placeHere(directory: string): string {
  */
 export function isLeftAlone(directory: string): boolean {
   if (directory.startsWith(`${checkout}/`) || !isInPlace(directory)) return false;
-  console.error(
+  complain(
     `${directory} is left alone: it belongs to the checkout that this one, ${checkout}, was copied from; destroy it there`,
   );
   return true;

@@ -10,8 +10,16 @@ export type Protocol = (typeof protocols)[number];
 /** Largest `maxJobs` and `speedFactor` that every Nix reads. */
 export const largestNumber = 2 ** 31 - 1;
 
+/** Characters of a system or feature. nixos/client.nix has the same limits: Nix's matching of longer texts exhausts its stack. */
+const longestWord = 100;
+
+/** What Unicode counts among letters or marks and nobody sees. */
+const invisible = /\p{Default_Ignorable_Code_Point}/u;
+
 /**
  * One entry of `nix.buildMachines`, with the field names of nixpkgs, plus `alias` and `port`.
+ *
+ * nixos/client.nix holds such entries to the same rules as `checkBuildMachines`, and a test holds it to that.
  *
  * Source of the names: `nixos/modules/config/nix-remote-build.nix` in nixpkgs.
  */
@@ -99,7 +107,7 @@ export function checkBuildMachines(machines: readonly BuildMachine[]): BuildMach
 /** A builder's alias: a host name to ssh, a resource name to Pulumi, an attribute name to Nix. */
 export function checkAlias(alias: string, field = "alias"): string {
   // Nix runs a builder called `localhost` without ssh.
-  if (/^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/.test(alias) && alias !== "localhost") return alias;
+  if (matches(/^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/, alias) && alias !== "localhost") return alias;
   throw new InvalidValue(
     field,
     alias,
@@ -130,7 +138,7 @@ export function isLoopback(hostName: string): boolean {
 
 /** A user name on the builder. */
 export function checkSshUser(sshUser: string, field = "sshUser"): string {
-  if (/^[A-Za-z_][A-Za-z0-9_.-]{0,31}$/.test(sshUser)) return sshUser;
+  if (matches(/^[A-Za-z_][A-Za-z0-9_.-]{0,31}$/, sshUser)) return sshUser;
   throw new InvalidValue(
     field,
     sshUser,
@@ -140,14 +148,18 @@ export function checkSshUser(sshUser: string, field = "sshUser"): string {
 
 /** A Nix system, also one that this project has no builders for, for instance `aarch64-darwin`. */
 export function checkSystem(system: string, field = "systems"): string {
-  if (/^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)+$/.test(system)) return system;
+  if (matches(/^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)+$/, system) && system.length <= longestWord) return system;
   throw new InvalidValue(field, system, "a Nix system such as x86_64-linux: letters, digits and _, joined by hyphens");
 }
 
 /** A system feature. `-` alone is none: in a `machines` file it means an empty list. */
 export function checkFeature(feature: string, field = "supportedFeatures"): string {
-  if (/^[A-Za-z0-9][A-Za-z0-9._+:-]*$/.test(feature)) return feature;
-  throw new InvalidValue(field, feature, "a word of letters, digits and . _ + : - that starts with a letter or digit");
+  if (matches(/^[A-Za-z0-9][A-Za-z0-9._+:-]*$/, feature) && feature.length <= longestWord) return feature;
+  throw new InvalidValue(
+    field,
+    feature,
+    `a word of letters, digits and . _ + : - that starts with a letter or digit, of at most ${longestWord} characters`,
+  );
 }
 
 /**
@@ -155,12 +167,18 @@ export function checkFeature(feature: string, field = "supportedFeatures"): stri
  * only plain characters are left. Letters of any alphabet are plain.
  */
 export function checkPath(path: string, field = "path"): string {
-  if (/^\/[\p{L}\p{M}\p{N}/._+@:=,-]*$/u.test(path)) return path;
+  if (matches(/^\/[\p{L}\p{M}\p{N}/._+@:=,-]*$/u, path) && !invisible.test(path) && Buffer.byteLength(path) <= 1024)
+    return path;
   throw new InvalidValue(
     field,
     path,
     "an absolute path of letters, digits and / . _ + @ : = , - (the files that Nix reads have no way to quote a space)",
   );
+}
+
+/** Types don't hold for JSON from outside, and a pattern takes `null` for the word. */
+function matches(pattern: RegExp, value: unknown): boolean {
+  return typeof value === "string" && pattern.test(value);
 }
 
 function checkWhole(value: number, field: string, least: number, most: number): number {

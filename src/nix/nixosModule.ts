@@ -1,6 +1,5 @@
 /** The NixOS module that makes a machine a client of the fleet. */
 import { toHostKey } from "../ssh/hostKey.ts";
-import { knownHostNames } from "../ssh/knownHosts.ts";
 import { renderSshConfig } from "../ssh/sshConfig.ts";
 import { checkBuildMachines, checkPath, type BuildMachine } from "./buildMachine.ts";
 import { defaultSshKey } from "./clientFiles.ts";
@@ -94,9 +93,12 @@ function buildMachineValue(machine: BuildMachine): NixValue {
   };
 }
 
-/** One entry of `programs.ssh.knownHosts`. */
+/**
+ * One entry of `programs.ssh.knownHosts`, which counts for all programs and users of the machine: by the alias alone, under which ssh looks
+ * it up (`HostKeyAlias`). The address may be somebody else's to them.
+ */
 function knownHostValue(machine: BuildMachine): [name: string, value: NixValue] {
-  return [machine.alias, { hostNames: knownHostNames(machine), publicKey: toHostKey(machine.publicHostKey) }];
+  return [machine.alias, { hostNames: [machine.alias], publicKey: toHostKey(machine.publicHostKey) }];
 }
 
 /** The ssh_config of the fleet, with the path of the key left to the module's variable. */

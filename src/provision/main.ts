@@ -2,12 +2,13 @@
 import { text } from "node:stream/consumers";
 import { provision, type Provisioning } from "./provision.ts";
 import { runScript } from "../script.ts";
+import { complain, say } from "../terminal.ts";
 
 await runScript(async () => {
   const wanted = JSON.parse(await text(process.stdin)) as Provisioning;
   const previousKey = process.env["PULUMI_COMMAND_STDOUT"];
   await provision(wanted, previousKey === "" ? undefined : previousKey, (progress) => {
-    console.error(`${wanted.alias}: ${progress}`);
+    complain(`${wanted.alias}: ${progress}`);
   });
-  console.log(wanted.adminPrivateKey.trimEnd());
+  say(wanted.adminPrivateKey.trimEnd());
 });

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import { builderDirectory } from "../bootstrap/builderFiles.ts";
 import { conversionLog, stateFile } from "../bootstrap/conversion.ts";
+import { oneLine, quoted } from "../machineText.ts";
 import { explainFailure } from "../smoke/failure.ts";
 import { connection, type Connection, type Target } from "./ssh.ts";
 
@@ -122,7 +123,7 @@ async function whenNixos(
       const { code, stderr } = await open.run(watch(wanted.keyFiles), left, (line) => {
         const [, field = "", value = ""] = /^(state|applied|keys) (.*)$/.exec(line) ?? [];
         seen.set(field, value);
-        if (field === "state" && !value.startsWith("failed: ")) say(value);
+        if (field === "state" && !value.startsWith("failed: ")) say(oneLine(value, 200));
       });
       const state = seen.get("state");
       if (state?.startsWith("failed: ") === true) await explainConversion(wanted, open, state.slice("failed: ".length));
@@ -153,7 +154,7 @@ async function whenNixos(
 async function consoleOutput(instance: string): Promise<string> {
   const { lastConsoleLines } = await import("../aws/console.ts");
   const lines = await lastConsoleLines(instance).catch((error: unknown) => `(it can't be read: ${String(error)})`);
-  return `\nThe end of its console output:\n${lines}`;
+  return `\nThe end of its console output:\n${quoted(lines)}`;
 }
 
 async function explainConversion(
@@ -163,7 +164,7 @@ async function explainConversion(
 ): Promise<never> {
   const { stdout } = await open.run(`tail -n 15 ${conversionLog}`, 30);
   throw new Error(
-    `builder ${alias} could not be ${ec2Instance === undefined ? "converted to NixOS" : "made of NixOS"}: ${reason}. The end of its log (${conversionLog}):\n${stdout.trimEnd()}\n` +
+    `builder ${alias} could not be ${ec2Instance === undefined ? "converted to NixOS" : "made of NixOS"}: ${oneLine(reason)}. The end of its log (${conversionLog}):\n${quoted(stdout)}\n` +
       "Once mended, `pulumi up --replace` of its machine starts over.",
   );
 }
@@ -181,5 +182,5 @@ function writeFiles(files: Readonly<Record<string, string>>): string {
 
 async function must(open: Connection, script: string, seconds: number, problem: string): Promise<void> {
   const { code, stderr } = await open.run(script, seconds);
-  if (code !== 0) throw new Error(`${problem}: ${stderr.trim() || `exit code ${code}`}`);
+  if (code !== 0) throw new Error(`${problem}:\n${quoted(stderr) || `exit code ${code}`}`);
 }

@@ -82,6 +82,7 @@ export function connection(target: Target, privateKey: string, stackDirectory: s
         ...(onLine && { onLine }),
       });
       if (said.timedOut) return { code: 255, stdout: said.stdout, stderr: `timed out after ${seconds} s` };
+      if (said.tooMuch) return { code: 255, stdout: said.stdout, stderr: said.problem };
       return { code, stdout: said.stdout, stderr: said.stderr || said.problem };
     },
     close,

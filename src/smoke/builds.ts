@@ -1,6 +1,6 @@
 /** Builds for one smoke test: each new, on one builder only, into a store of the test's own. */
 import { randomBytes } from "node:crypto";
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { closeSync, constants, fstatSync, mkdtempSync, openSync, readFileSync, readSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { clientEnvironment } from "../client/environment.ts";
 import { removeTree } from "../local/folders.ts";
@@ -80,12 +80,19 @@ export class SmokeBuilds {
     if (build.code !== 0) {
       const failure = build.timedOut
         ? { reason: `it did not finish within ${this.#timeout} s (\`smokeTimeout\`)`, mayPass: false }
-        : explainFailure(build.stderr.trim() === "" ? build.problem : build.stderr);
+        : build.tooMuch
+          ? { reason: `of its messages and the build's log ${build.problem}`, mayPass: false }
+          : explainFailure(build.stderr.trim() === "" ? build.problem : build.stderr);
       return { ...failure, nonce, seconds, log: build.stderr };
     }
     const storePaths = build.stdout.trim().split("\n");
-    const outputs = storePaths.map((path) => readFileSync(`${this.#store}${path}`).subarray(-4096).toString());
-    return { nonce, seconds, storePath: storePaths[0] ?? "", output: outputs[0] ?? "", outputs };
+    const outputs = storePaths.map((path) => endOfFile(`${this.#store}${path}`));
+    if (outputs.includes(undefined)) {
+      const reason = "what it built is not a file, as all of the test's derivations write";
+      return { reason, mayPass: false, nonce, seconds, log: build.stderr };
+    }
+    const texts = outputs.filter((text) => text !== undefined);
+    return { nonce, seconds, storePath: storePaths[0] ?? "", output: texts[0] ?? "", outputs: texts };
   }
 
   /** Whether a store path is valid on a builder of the fleet; also false where it doesn't answer. */
@@ -117,6 +124,29 @@ export class SmokeBuilds {
     const env = clientEnvironment({ clientDirectory: this.#clientDirectory, store: this.#store });
     if (newConnection) env["NIX_SSHOPTS"] = `${env["NIX_SSHOPTS"] ?? ""} -o ControlPath=none`;
     return runProgram(program, words, { env, milliseconds });
+  }
+}
+
+/**
+ * The last 4 KiB of what a builder says that it built: a file of any size, or a link to one of this machine's.
+ *
+ * @returns `undefined` where it is no file.
+ */
+function endOfFile(path: string): string | undefined {
+  let file: number;
+  try {
+    file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch {
+    return undefined;
+  }
+  try {
+    const found = fstatSync(file);
+    if (!found.isFile()) return undefined;
+    const end = Buffer.alloc(Math.min(found.size, 4096));
+    readSync(file, end, 0, end.length, found.size - end.length);
+    return end.toString();
+  } finally {
+    closeSync(file);
   }
 }
 

@@ -1,5 +1,6 @@
 /** The smoke test's derivations: new every time, and their outputs name the machine that built them. */
 import { createHash } from "node:crypto";
+import { oneLine } from "../machineText.ts";
 
 /** What a derivation's output says of the build. */
 export interface BuiltBy {
@@ -49,8 +50,12 @@ export function smokeExpression(derivation: SmokeDerivation): string {
  */
 export function parseBuiltBy(output: string): BuiltBy {
   const [nonce, bootId, arch, top, pid, clock, kvm] = output.trim().split(" ");
-  if (nonce === undefined || bootId === undefined || arch === undefined || kvm === undefined) {
-    throw new Error(`the smoke test's output is not what its derivation writes: ${JSON.stringify(output)}`);
+  if (nonce === undefined || bootId === undefined || arch === undefined || !/^\d{1,12}$/.test(clock ?? "") || !kvm) {
+    throw new Error(`the smoke test's output is not what its derivation writes: ${oneLine(output, 200)}`);
+  }
+  for (const word of [nonce, bootId, arch]) {
+    if (!/^[\w.-]{1,64}$/.test(word))
+      throw new Error(`the smoke test's output has the word ${oneLine(word, 60)}, which its derivation doesn't write`);
   }
   const sandboxed = top === "/build" || Number(pid) < 10;
   return { nonce, bootId, arch, sandboxed, clock: Number(clock), kvm: kvm === "kvm" };

@@ -1,5 +1,7 @@
 /** Says in words why a build on a builder failed, and what to do, from what Nix and ssh printed. */
 
+import { quoted } from "../machineText.ts";
+
 /** A reason that was recognized. */
 export interface Failure {
   /** What is wrong and what to do, in one or two sentences. */
@@ -122,13 +124,13 @@ const symptoms: readonly Symptom[] = [
  * The reason for a failed build.
  *
  * @param output Everything that Nix and ssh printed.
- * @returns A reason in words; what isn't recognized comes back as its last lines.
+ * @returns A reason in words; what isn't recognized comes back as its last lines, quoted.
  */
 export function explainFailure(output: string): Failure {
   // A cache that a builder can't reach is no reason: Nix warns of it, in the same words as of a builder, and goes on.
   const relevant = output.replaceAll(/^warning: .*$/gm, "");
   const known = symptoms.find(({ pattern }) => pattern.test(relevant));
   if (known !== undefined) return { reason: known.reason, mayPass: known.mayPass };
-  const lines = output.trim().split("\n").slice(-4).join("\n");
+  const lines = quoted(output, 4);
   return { reason: lines === "" ? "Nix failed without a word" : `Nix said:\n${lines}`, mayPass: false };
 }

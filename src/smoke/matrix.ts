@@ -1,4 +1,5 @@
 /** The smoke matrix: systems × features × protocols, and the kinds of builds that break in ways of their own. */
+import { oneLine } from "../machineText.ts";
 import type { BuildMachine, Protocol } from "../nix/buildMachine.ts";
 import type { Built, BuildOptions, NotBuilt, SmokeBuilds } from "./builds.ts";
 import {
@@ -78,7 +79,7 @@ function judge(
   if ("reason" in built) return { name, outcome: "failed", seconds, detail: built.reason };
   return isRight(built)
     ? { name, outcome: "passed", seconds }
-    : { name, outcome: "failed", seconds, detail: `${otherwise}: ${built.output.slice(0, 200).trim()}` };
+    : { name, outcome: "failed", seconds, detail: `${otherwise}: ${oneLine(built.output, 200)}` };
 }
 
 /** The failing build is right when it fails for its own reason and its log came back. */

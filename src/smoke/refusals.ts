@@ -2,8 +2,9 @@
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { networkInterfaces, tmpdir } from "node:os";
-import { execa } from "execa";
+import { oneLine } from "../machineText.ts";
 import { isLoopback, type BuildMachine } from "../nix/buildMachine.ts";
+import { runProgram, wordsOf } from "../process.ts";
 import { knownHostNames } from "../ssh/knownHosts.ts";
 import type { CaseResult } from "./verdict.ts";
 
@@ -56,17 +57,17 @@ async function tryOne(machine: BuildMachine, options: RefusalOptions, attempt: A
   const started = performance.now();
   // An open shared connection would answer in place of what is tried.
   const own = ["-F", `${options.clientDirectory}/ssh_config`, "-o", "ControlMaster=no", "-o", "ControlPath=none"];
-  const result = await execa("ssh", [...own, ...words.map((word) => (word === "ALIAS" ? machine.alias : word))], {
-    all: true,
-    reject: false,
-    timeout: patience * 1000,
-    ...(input === undefined ? { stdin: "ignore" } : { input }),
+  const result = await runProgram("ssh", [...own, ...words.map((word) => (word === "ALIAS" ? machine.alias : word))], {
+    milliseconds: patience * 1000,
+    ...(input !== undefined && { input }),
   });
+  const output = wordsOf(result);
   const seconds = Math.round((performance.now() - started) / 10) / 100;
-  if (!result.timedOut && refused(result.all, result.exitCode)) return { name, outcome: "passed", seconds };
+  const ended = !result.timedOut && !result.tooMuch;
+  if (ended && refused(output, result.code)) return { name, outcome: "passed", seconds };
   const said = result.timedOut
     ? `it did not refuse within ${patience} s`
-    : `it answered: ${result.all.trim().slice(0, 300)}`;
+    : `it answered: ${result.tooMuch ? result.problem : oneLine(output, 300)}`;
   return { name, outcome: options.ownMachine ? "failed" : "warned", seconds, detail: `${said}. ${advice}` };
 }
 

@@ -1,4 +1,5 @@
 /** The results of smoke tests, for people (a table) and for CI systems (JUnit). */
+import { plainText } from "../machineText.ts";
 import type { CaseResult, Verdict } from "./verdict.ts";
 
 /** The cases of one builder, a line each. */
@@ -52,7 +53,7 @@ function testCase(builder: string, { name, outcome, seconds, detail = "" }: Case
 /** Text for XML 1.0, without the control characters that it can't hold. */
 function xml(text: string): string {
   const entities: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
-  return text
+  return plainText(text)
     .replaceAll(/[^\t\n\r\u0020-\uD7FF\uE000-\uFFFD]/g, "")
     .replaceAll(/[&<>"]/g, (character) => entities[character] ?? "")
     .replaceAll("\n", "&#10;");

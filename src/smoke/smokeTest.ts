@@ -119,7 +119,8 @@ async function attempt(
     newConnection: true,
   });
   if ("reason" in built) return built;
-  const builtBy = parseBuiltBy(built.output);
+  const builtBy = readBuiltBy(built.output);
+  if ("reason" in builtBy) return builtBy;
   const wrong = contradiction(test, machine, system, builtBy, built);
   if (wrong !== undefined) return { reason: wrong, mayPass: false };
   return {
@@ -138,6 +139,15 @@ async function attempt(
     ...(!isLoopback(machine.hostName) && { roundTrip: await roundTrip(machine) }),
     cases: [caseOfFirstBuild(machine, system, built)],
   };
+}
+
+/** A builder that returns something else has failed the test; the program hasn't. */
+function readBuiltBy(output: string): BuiltBy | Failure {
+  try {
+    return parseBuiltBy(output);
+  } catch (error) {
+    return { reason: error instanceof Error ? error.message : String(error), mayPass: false };
+  }
 }
 
 function caseOfFirstBuild(machine: BuildMachine, system: string, { seconds }: Built): CaseResult {

@@ -49,7 +49,7 @@ export function toPublicHostKey(hostKey: string, field?: string): string {
  */
 export function toHostKey(publicHostKey: string, field = "publicHostKey"): string {
   const line = decodeBase64(publicHostKey);
-  if (line === undefined) {
+  if (line === undefined || publicHostKey.length > 8192) {
     throw new InvalidValue(field, publicHostKey, "the base64 of an OpenSSH public host key line");
   }
   return checkHostKey(line.toString("utf8"), field);

@@ -331,7 +331,9 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
     fleet.configure(configuration([own], { bootTimeout: 5 }));
     const output = await failingUp();
     expect(output).toMatch(/is no NixOS builder after 5 s \(aws\.bootTimeout\); its last state: waiting for SSH/);
-    expect(output).toMatch(/The end of its console output:\s+nix-builder-fleet: writing the builder's configuration/);
+    expect(output).toMatch(
+      /The end of its console output:\s+\| nix-builder-fleet: writing the builder's configuration/,
+    );
   });
 
   it.for([

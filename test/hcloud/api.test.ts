@@ -5,6 +5,7 @@ import { HcloudApi } from "../../src/hcloud/api.ts";
 import { findLabelled, findOrphans, labels, remove } from "../../src/hcloud/inventory.ts";
 import { place, release } from "../../src/hcloud/placement.ts";
 import { EmulatedApi } from "../support/hcloud/emulatedApi.ts";
+import { forbidden } from "../support/hostileText.ts";
 
 let emulated: EmulatedApi;
 let api: HcloudApi;
@@ -54,6 +55,17 @@ describe("the API's client", () => {
     emulated.faults.push(() => "hang up");
     await expect(hasty.request("GET", "/locations")).rejects.toThrow("the Hetzner Cloud API can't be reached: ");
   });
+});
+
+it("waits for an action only so long, and words of the API that would take over a terminal are plain", async () => {
+  emulated.faults.push(() => ({ status: 422, code: "\u001b[2Jodd" }));
+  const error: unknown = await api.request("GET", "/locations").catch((refused: unknown) => refused);
+  expect(String(error)).toContain("odd");
+  expect(forbidden(String(error))).toEqual([]);
+  emulated.faults.length = 0;
+  const running = { action: { id: 7, status: "running" } };
+  const never = Object.assign(new HcloudApi({ token: emulated.token }), { request: () => Promise.resolve(running) });
+  await expect(never.finish(running, 300)).rejects.toThrow("action 7 of the Hetzner Cloud API did not end within");
 });
 
 describe("the inventory", () => {

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { quoted } from "../../src/machineText.ts";
 import { explainFailure } from "../../src/smoke/failure.ts";
 
 /** Messages as Nix 2.8 to 2.34 and OpenSSH 9 print them. */
@@ -83,13 +84,15 @@ describe("the reason of a failed build, in words", () => {
 
   it("blames neither ssh nor the store for what a build was denied", () => {
     const said = "touch: cannot touch '/etc/x': Permission denied\nerror: builder failed with exit code 1";
-    expect(explainFailure(said).reason).toBe(`Nix said:\n${said}`);
+    expect(explainFailure(said).reason).toBe(`Nix said:\n${quoted(said)}`);
     const refused = "curl: (7) Failed to connect to 127.0.0.1 port 80: Connection refused\nerror: builder failed";
-    expect(explainFailure(refused).reason).toBe(`Nix said:\n${refused}`);
+    expect(explainFailure(refused).reason).toBe(`Nix said:\n${quoted(refused)}`);
   });
 
   it("shows the last lines of what it doesn't know", () => {
-    expect(explainFailure("one\ntwo\nthree\nfour\nfive\n").reason).toBe("Nix said:\ntwo\nthree\nfour\nfive");
+    expect(explainFailure("one\ntwo\nthree\nfour\nfive\n").reason).toBe(
+      "Nix said:\n  | two\n  | three\n  | four\n  | five",
+    );
     expect(explainFailure("").reason).toBe("Nix failed without a word");
   });
 });

@@ -27,7 +27,7 @@ it("JUnit counts each builder's cases, and holds what XML can't", () => {
       <testsuite name="x86" tests="3" failures="1" skipped="1" time="0.50">
         <testcase classname="x86" name="builds" time="0.40"/>
         <testcase classname="x86" name="refuses root" time="0.00"><skipped message="it is root"/></testcase>
-        <testcase classname="x86" name="refuses a shell" time="0.10"><failure message="it answered: &quot;&lt;uid=0 &amp; more&gt;&quot;"/></testcase>
+        <testcase classname="x86" name="refuses a shell" time="0.10"><failure message="it answered: &quot;&lt;uid=0 &amp; more&gt;&quot;�"/></testcase>
       </testsuite>
       <testsuite name="arm" tests="0" failures="0" skipped="0" time="0.00">
       </testsuite>

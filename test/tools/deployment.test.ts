@@ -44,6 +44,11 @@ describe("the progress of a deployment", () => {
       { diagnosticEvent: { severity: "error", message: "builder x86 is not verified\n" } },
       "error: builder x86 is not verified",
     ],
+    [
+      "an error with a builder's words in it",
+      { diagnosticEvent: { severity: "error", message: "x:\n\u001b[2Jb\u202e\n    1.0 s  arm: verified\n" } },
+      "error: x:\n  | b\uFFFD\n  |     1.0 s  arm: verified",
+    ],
   ])("tells of %s", (_, event, text) => {
     expect(describeEvent(event)).toBe(text);
   });

@@ -82,21 +82,18 @@ in
     x86 = {
       hostNames = [
         "x86"
-        "203.0.113.7"
       ];
       publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB";
     };
     arm = {
       hostNames = [
         "arm"
-        "[2001:db8::7]:2222"
       ];
       publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgIC";
     };
     nixbuild = {
       hostNames = [
         "nixbuild"
-        "eu.nixbuild.net"
       ];
       publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPIQCZc54poJ8vqawd8TraNryQeJnvH1eLpIDgbiqymM";
     };

@@ -207,7 +207,9 @@ async function dial(host: Host, { signal }: Operation, tunnel?: Duplex): Promise
     });
     const pin = host.hostKey && pinned(host.hostKey, (reason) => (mismatch = reason));
     try {
-      client.connect({ ...host.config, ...pin, sock: socket, readyTimeout: host.timeout * 1000 });
+      // No compression, as the genuine plugin: a kilobyte could become a megabyte.
+      const algorithms = { ...pin?.algorithms, compress: ["none" as const] };
+      client.connect({ ...host.config, ...pin, algorithms, sock: socket, readyTimeout: host.timeout * 1000 });
     } catch (error) {
       fail(error instanceof Error ? error : new Error(String(error)));
     }

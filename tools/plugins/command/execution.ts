@@ -1,4 +1,5 @@
 /** What running one command locally and over SSH have in common: its options, its captured output, its errors. */
+import { plainText } from "../../../src/machineText.ts";
 import { type Properties, type Property, isObject } from "../propertyValue.ts";
 import type { Operation } from "../serve.ts";
 
@@ -19,6 +20,9 @@ export function previousOutputs(inputs: Properties, { stdout, stderr }: Outputs)
     ...(stderr !== "" && { PULUMI_COMMAND_STDERR: stderr }),
   };
 }
+
+/** Lines of a failed command's output that its error holds at most: they end up on a terminal. */
+const shownLines = 200;
 
 /** Collects what a command writes, and passes it line by line to the engine's log as far as `logging` says so. */
 export class Capture {
@@ -45,15 +49,18 @@ export class Capture {
     return { stdout: this.#streams.stdout.text(), stderr: this.#streams.stderr.text() };
   }
 
-  /** How the genuine plugin words it: the reason, the command, then all that it wrote. */
+  /** How the genuine plugin words it: the reason, the command, then all that it wrote; but fit for a terminal, and its end. */
   failure(reason: string, command: string): Error {
     this.finish();
-    return new Error(`${reason}: running ${JSON.stringify(command)}:\n${Buffer.concat(this.#all).toString()}`);
+    const lines = plainText(Buffer.concat(this.#all).toString()).split("\n");
+    const before = lines.length > shownLines ? `(${lines.length - shownLines} lines before)\n` : "";
+    const end = lines.slice(-shownLines).join("\n");
+    return new Error(`${reason}: running ${JSON.stringify(command)}:\n${before}${end}`);
   }
 
   #log(name: keyof Outputs, lines: readonly string[]): void {
     if (!this.#logged.has(name)) return;
-    for (const line of lines) this.#operation.log("info", line);
+    for (const line of lines) this.#operation.log("info", plainText(line));
   }
 }
 
