@@ -41,10 +41,12 @@ export async function pulumiEnvironment(
   toolchain: Toolchain,
   directory: string = checkout,
 ): Promise<NodeJS.ProcessEnv> {
-  const env: NodeJS.ProcessEnv = { PULUMI_SKIP_UPDATE_CHECK: "true", ...toolchain.env };
-  // Otherwise the CLI tries to download what can't be reached before it takes the substitute from PATH.
-  if (toolchain.plugins.some(({ kind }) => kind === "substitute"))
-    env["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] ??= "true";
+  const env: NodeJS.ProcessEnv = {
+    PULUMI_SKIP_UPDATE_CHECK: "true",
+    // Otherwise the CLI downloads the plugins of all @pulumi packages, used or not, whatever their checksums.
+    PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
+    ...toolchain.env,
+  };
   keepPrivate(join(directory, ".fleet"));
   if (hasOwnBackend(env)) return env;
   mkdirSync(join(directory, ".fleet", "state"), { recursive: true });

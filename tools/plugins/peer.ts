@@ -18,7 +18,10 @@ export interface Ends {
  *
  * @param uid that may connect; not even root may if it is another one, as root's services connect where others tell them to.
  */
-export function refusalOf({ localAddress, localPort, remoteAddress, remotePort }: Ends, uid: number): string | undefined {
+export function refusalOf(
+  { localAddress, localPort, remoteAddress, remotePort }: Ends,
+  uid: number,
+): string | undefined {
   const gone = "its other end is closed already";
   if (localAddress === undefined || remoteAddress === undefined) return gone;
   const here = address(localAddress, localPort);
