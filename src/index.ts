@@ -20,6 +20,10 @@ process.on("unhandledRejection", (reason) => {
   if (typeof reason === "object" && reason !== null && "code" in reason && reason.code === 14) process.exit(1);
 });
 
+// The SDK tells the engine what became of each resource as a debug message, with secrets in clear; the engine shows that with `--debug`,
+// and writes it to its logs and to what `--json` prints.
+Object.assign(pulumi.log, { debug: () => Promise.resolve() });
+
 const directory = resolve(import.meta.dirname, `../.fleet/stacks/${pulumi.getStack()}`);
 const { spec, leftOut, emulated, hcloud, aws } = await plan();
 for (const sentence of leftOut) await pulumi.log.warn(sentence);

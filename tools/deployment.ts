@@ -1,6 +1,7 @@
 /** Runs `pulumi up` and tells its progress in a line a step, from the engine's own events. */
 import { createInterface } from "node:readline";
 import { execa } from "execa";
+import { privately } from "./discretion.ts";
 import { checkout } from "./launch.mjs";
 import { passCancellation, tidyStackFiles } from "./pulumi.ts";
 import { noteRun } from "./staleLocks.ts";
@@ -63,16 +64,18 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
   let outputs: Deployment["outputs"] = {};
   let warned = false;
   let cancelled = false;
-  const up = execa("pulumi", ["up", "--yes", "--skip-preview", "--json"], {
-    cwd: checkout,
-    env: { ...env, PULUMI_ENABLE_STREAMING_JSON_PREVIEW: "true" },
-    stdin: "ignore",
-    buffer: { stdout: false },
-    reject: false,
-    // Signals reach it by `passCancellation` alone.
-    detached: true,
-    cleanup: false,
-  });
+  const up = privately(() =>
+    execa("pulumi", ["up", "--yes", "--skip-preview", "--json"], {
+      cwd: checkout,
+      env: { ...env, PULUMI_ENABLE_STREAMING_JSON_PREVIEW: "true" },
+      stdin: "ignore",
+      buffer: { stdout: false },
+      reject: false,
+      // Signals reach it by `passCancellation` alone.
+      detached: true,
+      cleanup: false,
+    }),
+  );
   noteRun(up.pid, env["PULUMI_BACKEND_URL"]);
   const release = passCancellation(up, undefined, () => {
     cancelled = true;

@@ -15,6 +15,7 @@ import { constants } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkout, fail, LaunchError, withLock } from "./launch.mjs";
+import { discreetArguments, discreetEnvironment, privately } from "./discretion.ts";
 import { say } from "./setup/progress.ts";
 import { builtCloudPlugins, withCloudPlugins } from "./setup/cloudPlugins.ts";
 import { withInstalledPlugins } from "./setup/plugins.ts";
@@ -45,7 +46,7 @@ export async function pulumiEnvironment(
     PULUMI_SKIP_UPDATE_CHECK: "true",
     // Otherwise the CLI downloads the plugins of all @pulumi packages, used or not, whatever their checksums.
     PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
-    ...toolchain.env,
+    ...discreetEnvironment(toolchain.env, say),
   };
   keepPrivate(join(directory, ".fleet"));
   if (hasOwnBackend(env)) return env;
@@ -131,7 +132,7 @@ function firstStartLock(directory: string): string {
 
 function pulumiSync(args: readonly string[], env: NodeJS.ProcessEnv, directory: string) {
   const options = { cwd: directory, env, encoding: "utf8", timeout: 60_000 } as const;
-  return spawnSync("pulumi", [...args, "--non-interactive"], options);
+  return privately(() => spawnSync("pulumi", [...args, "--non-interactive"], options));
 }
 
 /**
@@ -163,7 +164,8 @@ function hasSalt(text: string): boolean {
 export async function runPulumi(args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
   // It needs the terminal, if there is one, to ask its questions.
   const terminal = process.stdin.isTTY;
-  const child = spawn("pulumi", args, { cwd: checkout, env, stdio: "inherit", detached: !terminal });
+  const told = discreetArguments(args, say);
+  const child = privately(() => spawn("pulumi", told, { cwd: checkout, env, stdio: "inherit", detached: !terminal }));
   const release = passCancellation(child, terminal ? ["SIGTERM", "SIGHUP"] : undefined);
   noteRun(child.pid, env["PULUMI_BACKEND_URL"]);
   try {
