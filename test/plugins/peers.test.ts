@@ -35,7 +35,8 @@ beforeEach(async () => {
   port = Number(String(line).trim());
 });
 afterEach(async () => {
-  for (const each of opened.splice(0)) if ("destroy" in each) each.destroy();
+  for (const each of opened.splice(0))
+    if ("destroy" in each) each.destroy();
     else each.kill("SIGKILL");
   if (plugin.exitCode === null) {
     plugin.kill("SIGKILL");
@@ -100,7 +101,9 @@ async function stranger(bytes: Buffer, call: Call = {}): Promise<{ readonly ende
     socket.once("error", ({ code }) => { if (code !== "ECONNRESET") end(code); });
     socket.once("close", (failed) => end("closed"));`;
   const options = { port, host: "127.0.0.1", ...call, bytes: bytes.toString("base64") };
-  const child = spawn(process.execPath, ["-e", script, JSON.stringify(options)], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, ["-e", script, JSON.stringify(options)], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   opened.push(child);
   let output = "";
   const sent = new Promise<void>((resolve) => {
@@ -151,7 +154,9 @@ describe.runIf(substitute !== undefined)("a process of another user", () => {
     plugin.kill("SIGSTOP");
     const { ended } = await stranger(bytes, call);
     plugin.kill("SIGCONT");
-    expect(await decision()).toMatch(/^The substitute of the Pulumi plugin "command" refused a connection from [^\n]*\n$/);
+    expect(await decision()).toMatch(
+      /^The substitute of the Pulumi plugin "command" refused a connection from [^\n]*\n$/,
+    );
     expect(await ended).toMatch(/^sent\nclosed$/);
     await ourselves(await request("ours"));
     await expect.poll(() => ran("ours")).toBe(true);
