@@ -1,5 +1,6 @@
 /** `npm run pulumi -- ARGS`: the Pulumi CLI with this checkout's backend, passphrase and plugins. */
-import { spawn, spawnSync } from "node:child_process";
+import { spawn, type SpawnOptions, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { randomBytes } from "node:crypto";
 import {
   chmodSync,
@@ -30,6 +31,7 @@ import {
   project,
   stackNames,
 } from "./stack.ts";
+import { endOrphans, markRun } from "./orphans.ts";
 import { dropStaleLocks, noteRun } from "./staleLocks.ts";
 
 /**
@@ -57,6 +59,16 @@ export async function pulumiEnvironment(
   // What is selected the CLI knows itself, and says so in its lists.
   if (!env["PULUMI_STACK"] && plainStack(env, directory) === defaultStack) env["PULUMI_STACK"] = defaultStack;
   return env;
+}
+
+/** Ends what runs left that were killed: it would go on beside the next one. */
+export async function endLeftProcesses(): Promise<void> {
+  sayEnded(await endOrphans());
+}
+
+/** Says which programs of a killed run were ended. */
+export function sayEnded(programs: readonly string[]): void {
+  if (programs.length > 0) say(`ended what a killed run of the CLI had left: ${programs.join(", ")}`);
 }
 
 /** Takes back the locks of runs that were killed; the state itself has what they did. */
@@ -165,16 +177,15 @@ export async function runPulumi(args: readonly string[], env: NodeJS.ProcessEnv)
   // It needs the terminal, if there is one, to ask its questions.
   const terminal = process.stdin.isTTY;
   const told = discreetArguments(args, say);
-  const child = privately(() => spawn("pulumi", told, { cwd: checkout, env, stdio: "inherit", detached: !terminal }));
+  const run = markRun(env);
+  const options: SpawnOptions = { cwd: checkout, env: run.env, stdio: "inherit", detached: !terminal };
+  const child = privately(() => spawn("pulumi", told, options));
   const release = passCancellation(child, terminal ? ["SIGTERM", "SIGHUP"] : undefined);
   noteRun(child.pid, env["PULUMI_BACKEND_URL"]);
   try {
-    return await new Promise<number>((resolve, reject) => {
-      child.on("error", reject);
-      child.on("exit", (code, signal) => {
-        resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal]));
-      });
-    });
+    const [code, signal] = (await once(child, "exit")) as [number | null, NodeJS.Signals | null];
+    sayEnded(await run.ended(code));
+    return code ?? 128 + (signal === null ? 0 : constants.signals[signal]);
   } finally {
     release();
     tidyStackFiles();
@@ -279,6 +290,7 @@ if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLTo
     const args = process.argv.slice(2);
     const toolchain = await setUp();
     const env = await withCloudPlugins(await pulumiEnvironment(toolchain));
+    await endLeftProcesses();
     unlock(env);
     if (usesStack(args)) await ensureStack(env);
     const plugins = [...toolchain.plugins.filter(({ kind }) => kind === "substitute"), ...builtCloudPlugins()];
