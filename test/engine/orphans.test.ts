@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { machineDirectory } from "../../src/local/plan.ts";
 import { runningSshd } from "../../src/local/processes.ts";
 import { setUp } from "../../tools/setup/index.ts";
-import { TestDeployment } from "../support/engine.ts";
+import { processesNaming, TestDeployment } from "../support/engine.ts";
 import { system } from "../support/localFleet.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
@@ -90,6 +90,8 @@ describe("a CLI that is killed while a builder is put to the test", () => {
     expect(programs()).toContain("pulumi");
     process.kill(cli, "SIGKILL");
     await expect.poll(programs).not.toContain("pulumi");
+    // The program sees that its engine is gone, though it waits for nothing but an answer.
+    await expect.poll(() => processesNaming(`--stack ${fleet.stack} --pwd`)).toEqual([]);
     expect(programs()).toEqual(expect.arrayContaining(["pulumi-language-nodejs", "sleep"]));
     const { all } = await launcher("stack", "ls");
     expect(programs()).toEqual([]);
