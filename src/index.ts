@@ -1,5 +1,6 @@
 /** The Pulumi program: configuration → fleet → stack outputs. */
 import { resolve } from "node:path";
+import { type Client, connectivityState } from "@grpc/grpc-js";
 import * as pulumi from "@pulumi/pulumi";
 import { BuilderFleet } from "../components/builderFleet.ts";
 import { rendering } from "../components/rendering.ts";
@@ -19,6 +20,12 @@ Reflect.deleteProperty(Error, "prepareStackTrace");
 process.on("unhandledRejection", (reason) => {
   if (typeof reason === "object" && reason !== null && "code" in reason && reason.code === 14) process.exit(1);
 });
+
+watchEngine();
+
+// The SDK tells the engine what became of each resource as a debug message, with secrets in clear; the engine shows that with `--debug`,
+// and writes it to its logs and to what `--json` prints.
+Object.assign(pulumi.log, { debug: () => Promise.resolve() });
 
 const directory = resolve(import.meta.dirname, `../.fleet/stacks/${pulumi.getStack()}`);
 const { spec, leftOut, emulated, hcloud, aws } = await plan();
@@ -80,6 +87,22 @@ function rendered(form: FormName): pulumi.Output<string> {
       throw error;
     }
   });
+}
+
+/** Ends the program as soon as nobody listens at the engine's address any more, whatever it is waiting for. */
+function watchEngine(): void {
+  const engine = pulumi.runtime.getEngine() as Client | undefined;
+  const channel = engine?.getChannel();
+  if (channel === undefined) return;
+  const watch = (): void => {
+    const state = channel.getConnectivityState(false);
+    if (state === connectivityState.SHUTDOWN) return; // The program has ended by itself.
+    if (state === connectivityState.TRANSIENT_FAILURE) process.exit(1);
+    // A connection that was lost is tried again only if somebody wants to know.
+    if (state === connectivityState.IDLE) channel.getConnectivityState(true);
+    channel.watchConnectivityState(state, Infinity, watch);
+  };
+  watch();
 }
 
 /** Reads the configuration and looks at this machine; what is wrong with them ends the program in one message, without a stack trace. */

@@ -3,6 +3,8 @@ import { complain } from "./terminal.ts";
 
 /** Runs a script's work. */
 export async function runScript(work: () => void | Promise<void>): Promise<void> {
+  // The CLI may have a narrower one, for its logs (tools/discretion.ts): a store's folders and sockets are for other users as well.
+  process.umask(0o022);
   try {
     await work();
   } catch (error) {

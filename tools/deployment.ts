@@ -2,8 +2,10 @@
 import { createInterface } from "node:readline";
 import { execa } from "execa";
 import { asOneMessage } from "../src/machineText.ts";
+import { privately } from "./discretion.ts";
 import { checkout } from "./launch.mjs";
-import { passCancellation, tidyStackFiles } from "./pulumi.ts";
+import { markRun } from "./orphans.ts";
+import { passCancellation, sayEnded, tidyStackFiles } from "./pulumi.ts";
 import { noteRun } from "./staleLocks.ts";
 
 /** What is used of an engine event; `sdk/nodejs/automation/events.ts` of pulumi/pulumi describes them in full. */
@@ -64,16 +66,19 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
   let outputs: Deployment["outputs"] = {};
   let warned = false;
   let cancelled = false;
-  const up = execa("pulumi", ["up", "--yes", "--skip-preview", "--json"], {
-    cwd: checkout,
-    env: { ...env, PULUMI_ENABLE_STREAMING_JSON_PREVIEW: "true" },
-    stdin: "ignore",
-    buffer: { stdout: false },
-    reject: false,
-    // Signals reach it by `passCancellation` alone.
-    detached: true,
-    cleanup: false,
-  });
+  const run = markRun({ ...env, PULUMI_ENABLE_STREAMING_JSON_PREVIEW: "true" });
+  const up = privately(() =>
+    execa("pulumi", ["up", "--yes", "--skip-preview", "--json"], {
+      cwd: checkout,
+      env: run.env,
+      stdin: "ignore",
+      buffer: { stdout: false },
+      reject: false,
+      // Signals reach it by `passCancellation` alone.
+      detached: true,
+      cleanup: false,
+    }),
+  );
   noteRun(up.pid, env["PULUMI_BACKEND_URL"]);
   const release = passCancellation(up, undefined, () => {
     cancelled = true;
@@ -99,6 +104,7 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
       if (text !== undefined) say(event.diagnosticEvent === undefined ? `${seconds()}  ${text}` : text);
     }
     const { exitCode, stderr } = await up;
+    sayEnded(await run.ended(exitCode ?? null));
     if (stderr.trim() !== "") say(asOneMessage(describeRefusal(stderr.trim())));
     return { exitCode: exitCode ?? 1, outputs, warned, cancelled };
   } finally {

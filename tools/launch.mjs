@@ -289,8 +289,9 @@ async function installPackages(node, env) {
     if (packagesInstalled(checkout)) return;
     const started = Date.now();
     process.stderr.write("installing the npm packages of package-lock.json … ");
+    // No package needs a script of its own to be of use here, and these would run as whoever runs this, often root.
     // Under NODE_ENV=production npm leaves out what lints and tests, and packagesInstalled() would never be true.
-    npm(npmOf(node), ["ci", "--no-audit", "--no-fund", "--include=dev"], checkout, env);
+    npm(npmOf(node), ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--include=dev"], checkout, env);
     process.stderr.write(`${((Date.now() - started) / 1000).toFixed(0)} s\n`);
   });
 }

@@ -1,5 +1,6 @@
 /** `npm run pulumi -- ARGS`: the Pulumi CLI with this checkout's backend, passphrase and plugins. */
-import { spawn, spawnSync } from "node:child_process";
+import { spawn, type SpawnOptions, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { randomBytes } from "node:crypto";
 import {
   chmodSync,
@@ -15,6 +16,7 @@ import { constants } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkout, fail, LaunchError, withLock } from "./launch.mjs";
+import { discreetArguments, discreetEnvironment, privately } from "./discretion.ts";
 import { say } from "./setup/progress.ts";
 import { builtCloudPlugins, withCloudPlugins } from "./setup/cloudPlugins.ts";
 import { withInstalledPlugins } from "./setup/plugins.ts";
@@ -29,6 +31,7 @@ import {
   project,
   stackNames,
 } from "./stack.ts";
+import { endOrphans, markRun } from "./orphans.ts";
 import { dropStaleLocks, noteRun } from "./staleLocks.ts";
 
 /**
@@ -41,10 +44,12 @@ export async function pulumiEnvironment(
   toolchain: Toolchain,
   directory: string = checkout,
 ): Promise<NodeJS.ProcessEnv> {
-  const env: NodeJS.ProcessEnv = { PULUMI_SKIP_UPDATE_CHECK: "true", ...toolchain.env };
-  // Otherwise the CLI tries to download what can't be reached before it takes the substitute from PATH.
-  if (toolchain.plugins.some(({ kind }) => kind === "substitute"))
-    env["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] ??= "true";
+  const env: NodeJS.ProcessEnv = {
+    PULUMI_SKIP_UPDATE_CHECK: "true",
+    // Otherwise the CLI downloads the plugins of all @pulumi packages, used or not, whatever their checksums.
+    PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
+    ...discreetEnvironment(toolchain.env, say),
+  };
   keepPrivate(join(directory, ".fleet"));
   if (hasOwnBackend(env)) return env;
   mkdirSync(join(directory, ".fleet", "state"), { recursive: true });
@@ -54,6 +59,16 @@ export async function pulumiEnvironment(
   // What is selected the CLI knows itself, and says so in its lists.
   if (!env["PULUMI_STACK"] && plainStack(env, directory) === defaultStack) env["PULUMI_STACK"] = defaultStack;
   return env;
+}
+
+/** Ends what runs left that were killed: it would go on beside the next one. */
+export async function endLeftProcesses(): Promise<void> {
+  sayEnded(await endOrphans());
+}
+
+/** Says which programs of a killed run were ended. */
+export function sayEnded(programs: readonly string[]): void {
+  if (programs.length > 0) say(`ended what a killed run of the CLI had left: ${programs.join(", ")}`);
 }
 
 /** Takes back the locks of runs that were killed; the state itself has what they did. */
@@ -129,7 +144,7 @@ function firstStartLock(directory: string): string {
 
 function pulumiSync(args: readonly string[], env: NodeJS.ProcessEnv, directory: string) {
   const options = { cwd: directory, env, encoding: "utf8", timeout: 60_000 } as const;
-  return spawnSync("pulumi", [...args, "--non-interactive"], options);
+  return privately(() => spawnSync("pulumi", [...args, "--non-interactive"], options));
 }
 
 /**
@@ -161,16 +176,16 @@ function hasSalt(text: string): boolean {
 export async function runPulumi(args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
   // It needs the terminal, if there is one, to ask its questions.
   const terminal = process.stdin.isTTY;
-  const child = spawn("pulumi", args, { cwd: checkout, env, stdio: "inherit", detached: !terminal });
+  const told = discreetArguments(args, say);
+  const run = markRun(env);
+  const options: SpawnOptions = { cwd: checkout, env: run.env, stdio: "inherit", detached: !terminal };
+  const child = privately(() => spawn("pulumi", told, options));
   const release = passCancellation(child, terminal ? ["SIGTERM", "SIGHUP"] : undefined);
   noteRun(child.pid, env["PULUMI_BACKEND_URL"]);
   try {
-    return await new Promise<number>((resolve, reject) => {
-      child.on("error", reject);
-      child.on("exit", (code, signal) => {
-        resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal]));
-      });
-    });
+    const [code, signal] = (await once(child, "exit")) as [number | null, NodeJS.Signals | null];
+    sayEnded(await run.ended(code));
+    return code ?? 128 + (signal === null ? 0 : constants.signals[signal]);
   } finally {
     release();
     tidyStackFiles();
@@ -275,6 +290,7 @@ if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLTo
     const args = process.argv.slice(2);
     const toolchain = await setUp();
     const env = await withCloudPlugins(await pulumiEnvironment(toolchain));
+    await endLeftProcesses();
     unlock(env);
     if (usesStack(args)) await ensureStack(env);
     const plugins = [...toolchain.plugins.filter(({ kind }) => kind === "substitute"), ...builtCloudPlugins()];

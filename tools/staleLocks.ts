@@ -60,12 +60,12 @@ export function dropStaleLocks(backend: string | undefined, directory: string = 
 }
 
 /** Where process ids mean what they mean here: since this start of the kernel, in this PID namespace. */
-interface Place {
+export interface Place {
   readonly boot: string;
   readonly namespace: string;
 }
 
-function thisPlace(): Place | undefined {
+export function thisPlace(): Place | undefined {
   try {
     return {
       boot: readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim(),

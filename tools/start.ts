@@ -3,7 +3,7 @@ import { relative } from "node:path";
 import { parseArgs } from "node:util";
 import { deploy, type Deployment } from "./deployment.ts";
 import { fail, LaunchError } from "./launch.mjs";
-import { pulumiEnvironment, requireStack, unlock } from "./pulumi.ts";
+import { endLeftProcesses, pulumiEnvironment, requireStack, unlock } from "./pulumi.ts";
 import { withCloudPlugins } from "./setup/cloudPlugins.ts";
 import { setUp } from "./setup/index.ts";
 import { defaultStack, stackOption, whichStack } from "./stack.ts";
@@ -32,6 +32,7 @@ async function start(named: string | undefined): Promise<number> {
   const chosen = await withCloudPlugins(await pulumiEnvironment(await setUp()));
   const stack = whichStack(chosen, named);
   const env = { ...chosen, PULUMI_STACK: stack };
+  await endLeftProcesses();
   unlock(env);
   await requireStack(env);
   const unchanged = unchangedDeployment(env, stack);

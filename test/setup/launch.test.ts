@@ -227,6 +227,23 @@ describe("node tools/run.mjs", () => {
     });
   });
 
+  it("installs packages without running scripts of theirs", async () => {
+    const path = sandbox('console.log("the task ran");');
+    const [ran, package_] = [join(directory, "script-ran"), join(directory, "eager")];
+    mkdirSync(package_);
+    const scripts = { preinstall: `touch ${ran}`, install: `touch ${ran}`, postinstall: `touch ${ran}` };
+    writeFileSync(join(package_, "package.json"), JSON.stringify({ name: "eager", version: "1.0.0", scripts }));
+    for (const name of ["package.json", "package-lock.json", "node_modules"]) rmSync(join(directory, name));
+    const project = { name: "p", version: "1.0.0", dependencies: { eager: "file:eager-1.0.0.tgz" } };
+    writeFileSync(join(directory, "package.json"), JSON.stringify(project));
+    const npm = (...words: string[]) => execFileSync("npm", words, { cwd: directory, stdio: "pipe" });
+    npm("pack", "./eager", "--ignore-scripts");
+    npm("install", "--package-lock-only", "--ignore-scripts", "--no-audit", "--offline");
+    expect(await run(path, ["pulumi"])).toMatchObject({ code: 0, stdout: "the task ran\n" });
+    expect(packagesInstalled(directory)).toBe(true);
+    expect(existsSync(ran)).toBe(false);
+  });
+
   it("lets the task clean up when it is interrupted", async () => {
     const path = sandbox(
       'process.on("SIGINT", () => { console.log("cleaned up"); process.exit(130); });' +

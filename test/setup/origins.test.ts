@@ -18,10 +18,10 @@ import { findPulumi } from "../../tools/setup/pulumiCli.ts";
 import { findSsh } from "../../tools/setup/ssh.ts";
 import { go, pulumi } from "../../tools/setup/versions.ts";
 
+const pins: Record<string, string> = vi.hoisted(() => ({}));
 const here = vi.hoisted(() => ({
   checkout: "",
-  origins: { pulumi: "", github: "", go: "" },
-  archives: { "linux-x64": "" },
+  origins: { pulumi: "", go: "" },
   installPackages: vi.fn(),
 }));
 // Launchers and logs belong into a checkout of the test's own.
@@ -34,7 +34,7 @@ vi.mock("../../tools/launch.mjs", async (original) => {
 });
 vi.mock("../../tools/setup/versions.ts", async (original) => {
   const versions = await original<typeof import("../../tools/setup/versions.ts")>();
-  return { ...versions, origins: here.origins, go: { ...versions.go, archives: here.archives } };
+  return { ...versions, origins: here.origins, checksums: pins };
 });
 vi.mock("../../tools/setup/apt.ts", async (original) => ({
   ...(await original<object>()),
@@ -77,7 +77,8 @@ beforeEach(() => {
   vi.stubEnv("PULUMI_HOME", join(directory, "pulumi"));
   files.clear();
   files.set("/", "");
-  Object.assign(here.origins, { pulumi: site, github: site, go: site });
+  Object.assign(here.origins, { pulumi: site, go: site });
+  for (const file of Object.keys(pins)) Reflect.deleteProperty(pins, file);
   here.installPackages.mockReset();
 });
 afterEach(() => {
@@ -124,14 +125,14 @@ function archive(...names: string[]): Buffer {
 }
 
 describe("the Pulumi CLI", () => {
-  const release = (checksum?: string) => {
+  /** Publishes it, with a list of checksums that agrees, and pins this one. */
+  const release = (pin: "the right one" | "another one" | "none") => {
     const file = `pulumi-v${pulumi.version}-linux-x64.tar.gz`;
     const content = archive("pulumi/pulumi", "pulumi/pulumi-language-nodejs");
     files.set(`/releases/sdk/${file}`, content);
-    files.set(
-      `/pulumi/pulumi/releases/download/v${pulumi.version}/pulumi-${pulumi.version}-checksums.txt`,
-      `${checksum ?? sha256(content)}  ${file}\n`,
-    );
+    const list = `pulumi-${pulumi.version}-checksums.txt`;
+    files.set(`/pulumi/pulumi/releases/download/v${pulumi.version}/${list}`, `${sha256(content)}  ${file}\n`);
+    if (pin !== "none") pins[file] = pin === "the right one" ? sha256(content) : "0".repeat(64);
   };
   const isOfficial = (folder: string) => readFileSync(join(folder, "pulumi"), "utf8").includes("echo official");
 
@@ -143,8 +144,8 @@ describe("the Pulumi CLI", () => {
     expect(official).not.toHaveBeenCalled();
   });
 
-  it("is the official one where the sites can be reached, also if the one on PATH is too old", async () => {
-    release();
+  it("is the official one where its checksum is pinned, also if the one on PATH is too old", async () => {
+    release("the right one");
     goOnPath();
     program("pulumi", "echo v3.1.0");
     program("pulumi-language-nodejs");
@@ -152,15 +153,15 @@ describe("the Pulumi CLI", () => {
     expect(builds()).toBe(0);
   });
 
-  it("is built, not taken, where the official one has another checksum", async () => {
-    release("0".repeat(64));
+  it.each(["another one", "none"] as const)("is built, not taken, where of its checksum %s is pinned", async (pin) => {
+    release(pin);
     goOnPath();
     expect(isOfficial(await findPulumi(host, reachesPulumi))).toBe(false);
     expect(builds()).toBe(2);
   });
 
-  it("is built where the sites can't be reached", async () => {
-    release();
+  it("is built where the site can't be reached", async () => {
+    release("the right one");
     goOnPath();
     nobodyListens();
     expect(isOfficial(await findPulumi(host, reachesPulumi))).toBe(false);
@@ -170,12 +171,16 @@ describe("the Pulumi CLI", () => {
 
 describe("the plugins", () => {
   const find = () => findPlugins(host, join(bin, "pulumi"), reachesPulumi);
+  const file = (name: string, version: string) => `pulumi-resource-${name}-v${version}-linux-amd64.tar.gz`;
   const publish = () => {
     for (const { name, version } of plugins)
       files.set(
         `/pulumi/pulumi-${name}/releases/download/v${version}/pulumi-${name}_${version}_checksums.txt`,
-        `${"a".repeat(64)}  pulumi-resource-${name}-v${version}-linux-amd64.tar.gz\n`,
+        `${"b".repeat(64)}  ${file(name, version)}\n`,
       );
+  };
+  const pin = () => {
+    for (const { name, version } of plugins) pins[file(name, version)] = "a".repeat(64);
   };
   const kinds = async () => (await find()).map(({ kind }) => kind);
 
@@ -190,9 +195,10 @@ describe("the plugins", () => {
     expect(calls("pulumi")).toEqual([]);
   });
 
-  it("are installed by the CLI, with the published checksum, where the sites can be reached", async () => {
+  it("are installed by the CLI, with the pinned checksum, whatever their origin says of it", async () => {
     program("pulumi");
     publish();
+    pin();
     expect(await kinds()).toEqual(["genuine", "genuine"]);
     expect(calls("pulumi")).toEqual(
       plugins.map(({ name, version }) => `plugin install resource ${name} v${version} --checksum ${"a".repeat(64)}`),
@@ -200,13 +206,14 @@ describe("the plugins", () => {
   });
 
   it.each([
-    ["the CLI refuses the official ones", "exit 1", publish],
-    ["there is no published checksum", "", () => undefined],
-    ["the sites can't be reached", "", nobodyListens],
+    ["the CLI refuses the official ones", "exit 1", pin],
+    ["no checksum is pinned, though their origin has one", "", publish],
+    ["the site can't be reached", "", () => (pin(), nobodyListens())],
   ])("are the substitutes where %s", async (_, script, arrange) => {
     program("pulumi", script);
     arrange();
     const found = await find();
+    if (script === "") expect(calls("pulumi")).toEqual([]);
     expect(found.map(({ kind }) => kind)).toEqual(["substitute", "substitute"]);
     for (const { name, path } of found)
       expect(readFileSync(path, "utf8")).toContain(`exec node '${here.checkout}/tools/plugins/${name}/main.ts'`);
@@ -216,8 +223,9 @@ describe("the plugins", () => {
 describe("Go", () => {
   const publish = (checksum?: string) => {
     const content = archive("go/bin/go");
-    files.set(`/dl/go${go.version}.linux-amd64.tar.gz`, content);
-    here.archives["linux-x64"] = checksum ?? sha256(content);
+    const file = `go${go.version}.linux-amd64.tar.gz`;
+    files.set(`/dl/${file}`, content);
+    pins[file] = checksum ?? sha256(content);
   };
   const work = () => join(directory, "work");
 

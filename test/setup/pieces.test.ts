@@ -1,13 +1,17 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { checkout } from "../../tools/launch.mjs";
+import { spawnSync } from "node:child_process";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import { atLeast, checkout } from "../../tools/launch.mjs";
 import { foreignSources, withoutServiceStarts } from "../../tools/setup/apt.ts";
 import { cached } from "../../tools/setup/cache.ts";
-import { run } from "../../tools/setup/commands.ts";
+import { run, versionOf } from "../../tools/setup/commands.ts";
+import { build } from "../../tools/setup/go.ts";
 import { findProgram, type Host, isStaticallyLinked } from "../../tools/setup/host.ts";
-import { go, languageHost, pulumi } from "../../tools/setup/versions.ts";
+import { checksums, go, languageHost, pulumi } from "../../tools/setup/versions.ts";
 
 let directory: string;
 beforeEach(() => {
@@ -164,7 +168,82 @@ describe("packages of the foreign architecture", () => {
   });
 });
 
+describe("the checksums of official downloads", () => {
+  const versionOf = (name: string) =>
+    (JSON.parse(readFileSync(join(checkout, "node_modules", name, "package.json"), "utf8")) as { version: string })
+      .version;
+  const platforms = ["linux-amd64", "linux-arm64"];
+  const files = [
+    ...platforms.map((platform) => `go${go.version}.${platform}.tar.gz`),
+    ...["linux-x64", "linux-arm64"].map((platform) => `pulumi-v${pulumi.version}-${platform}.tar.gz`),
+    ...["command", "tls", "hcloud", "aws"].flatMap((name) =>
+      platforms.map((platform) => `pulumi-resource-${name}-v${versionOf(`@pulumi/${name}`)}-${platform}.tar.gz`),
+    ),
+  ];
+
+  it.each(Object.entries(checksums))("%s is of a version that is downloaded", (file, sha256) => {
+    expect(files).toContain(file);
+    expect(sha256).toMatch(/^[0-9a-f]{64}$/);
+  });
+});
+
 describe("what is built from Go modules", () => {
+  /** A module proxy that serves other modules than those which the checkout pins, under their names. */
+  async function tamperingProxy(): Promise<string> {
+    const server = createServer((request, response) => {
+      const [path = "", file = ""] = (request.url ?? "").slice(1).split("/@v/");
+      if (file.endsWith(".mod"))
+        response.end(`module ${path.replaceAll(/!(.)/g, (_, c: string) => c.toUpperCase())}\n`);
+      else response.writeHead(404).end();
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    onTestFinished(() => {
+      server.close();
+    });
+    return `http://127.0.0.1:${String((server.address() as AddressInfo).port)}`;
+  }
+
+  it("has the checksums of go.sum, whatever the proxy serves and the person's environment says", async ({ skip }) => {
+    const program = findProgram("go");
+    const version = program === undefined ? undefined : await versionOf(program, "version");
+    skip(program === undefined || version === undefined || !atLeast(version, go.minimum), "there is no new enough Go");
+    const env = {
+      ...process.env,
+      GOPROXY: await tamperingProxy(),
+      GOMODCACHE: join(directory, "modules"),
+      GOFLAGS: "-mod=mod -modcacherw",
+      GONOSUMDB: "*",
+      GONOSUMCHECK: "1",
+      GOSUMDB: "off",
+      GOWORK: "off",
+    };
+    const work = build(
+      { program: program ?? "", env, close: () => Promise.resolve() },
+      {
+        module: "pulumi-language-nodejs",
+        package: "github.com/pulumi/pulumi/sdk/v3/nodejs/cmd/pulumi-language-nodejs",
+        output: join(directory, "program"),
+      },
+    );
+    await expect(work).rejects.toThrow(/SECURITY ERROR/);
+    expect(existsSync(join(directory, "program"))).toBe(false);
+  });
+
+  it("has the provider of the aws plugin in the pinned form only, which is in no go.sum", () => {
+    const bin = join(directory, "bin");
+    mkdirSync(bin);
+    const answer = JSON.stringify({ Dir: directory, Sum: "h1:other=" });
+    writeFileSync(join(bin, "go"), `#!/bin/sh\necho '${answer}'\n`, { mode: 0o755 });
+    const result = spawnSync("bash", [join(checkout, "tools", "plugins", "aws", "build.sh")], {
+      encoding: "utf8",
+      env: { ...process.env, PATH: `${bin}:${process.env["PATH"] ?? ""}`, OUT: join(directory, "out") },
+    });
+    expect(result.stderr).toMatch(
+      /^github\.com\/upbound\/\S+ has the checksum h1:other=, expected h1:\S+: it was not used\.\n$/,
+    );
+    expect(result.status).toBe(1);
+  });
+
   const file = (...path: string[]) => readFileSync(join(checkout, "tools", "setup", "go", ...path), "utf8");
 
   it("is pinned to the versions and the Go of versions.ts, with checksums", () => {

@@ -5,7 +5,8 @@
  * would be missing instead of unknown), nor detailed differences, nor the engine's log, nor which values are secret; this
  * one stands on the same package's protocol (`@pulumi/pulumi/proto`).
  */
-import { setMaxListeners } from "node:events";
+import { once, setMaxListeners } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
 import * as grpc from "@grpc/grpc-js";
 import structProto from "google-protobuf/google/protobuf/struct_pb.js";
 import emptyProto from "google-protobuf/google/protobuf/empty_pb.js";
@@ -14,6 +15,7 @@ import engineProto from "@pulumi/pulumi/proto/engine_pb.js";
 import pluginProto from "@pulumi/pulumi/proto/plugin_pb.js";
 import providerServices from "@pulumi/pulumi/proto/provider_grpc_pb.js";
 import providerProto from "@pulumi/pulumi/proto/provider_pb.js";
+import { refusalOf } from "./peer.ts";
 import { type Difference, type Properties, differences } from "./propertyValue.ts";
 
 /** A plugin: what it is called, and what it serves by type token. */
@@ -76,7 +78,7 @@ export function changes(
 
 /**
  * Starts serving on a free port of 127.0.0.1 and prints that port, which is how the engine learns it. Ends with the
- * engine.
+ * engine. Serves processes of this user only: whoever may ask for a resource may run any command.
  *
  * @param args what the engine calls the plugin with: options, then the address of the engine's own service.
  */
@@ -87,12 +89,7 @@ export async function serve(plugin: Plugin, args: readonly string[]): Promise<vo
   const engine = new Engine(engineAddress(args));
   const server = new grpc.Server(CHANNEL_OPTIONS);
   server.addService(providerServices.ResourceProviderService, implementation(plugin, engine, stopping));
-  const port = await new Promise<number>((resolve, reject) => {
-    server.bindAsync("127.0.0.1:0", grpc.ServerCredentials.createInsecure(), (error, bound) => {
-      if (error) reject(error);
-      else resolve(bound);
-    });
-  });
+  const port = await listen(server, plugin);
   endWithParent(stopping);
   // How the engine ends a plugin. By itself Node would die of it, without keeping what it compiled for the next time.
   process.once("SIGINT", () => {
@@ -100,6 +97,32 @@ export async function serve(plugin: Plugin, args: readonly string[]): Promise<vo
     process.exit();
   });
   process.stdout.write(`${port}\n`);
+}
+
+/** Listens for the server, and passes on what this user's processes have to say. */
+async function listen(server: grpc.Server, plugin: Plugin): Promise<number> {
+  const injector = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
+  const uid = process.geteuid?.() ?? NaN;
+  const told = new Set<string>();
+  const listener = createServer((socket) => {
+    const refusal = refusalOf(socket, uid);
+    if (refusal === undefined) {
+      injector.injectConnection(socket);
+      return;
+    }
+    const from = `${socket.remoteAddress ?? "an unknown address"}:${socket.remotePort ?? "?"}`;
+    socket.destroy();
+    // Whoever tries again and again must not fill the terminal.
+    if (told.has(refusal)) return;
+    told.add(refusal);
+    console.error(
+      `The substitute of the Pulumi plugin "${plugin.name}" refused a connection from ${from}: ${refusal}, ` +
+        `and user ${uid} alone is served.`,
+    );
+  });
+  listener.listen(0, "127.0.0.1");
+  await once(listener, "listening");
+  return (listener.address() as AddressInfo).port;
 }
 
 type Request<T> = grpc.ServerUnaryCall<T, unknown>;

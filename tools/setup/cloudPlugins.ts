@@ -5,12 +5,11 @@ import { delimiter, dirname, join } from "node:path";
 import { cacheDirectory, checkout } from "../launch.mjs";
 import { cached } from "./cache.ts";
 import { run } from "./commands.ts";
-import { publishedSha256, reachesPulumi } from "./download.ts";
+import { reachesPulumi } from "./download.ts";
 import { findGo } from "./go.ts";
 import { findProgram, isProgram, thisHost, type Host } from "./host.ts";
-import { pluginDirectory } from "./plugins.ts";
+import { installOfficial, packageVersion, pluginDirectory } from "./plugins.ts";
 import { step } from "./progress.ts";
-import { origins } from "./versions.ts";
 
 /** The plugins that the checkout holds a Go module for. */
 export const cloudPluginNames = ["hcloud", "aws"] as const;
@@ -54,14 +53,7 @@ async function findCloudPlugin(host: Host, name: CloudPluginName, env: NodeJS.Pr
   if (isProgram(installed) || findProgram(program) !== undefined) return undefined;
   const built = builtBefore(host, name);
   if (built !== undefined) return built;
-  if (await reachesPulumi()) {
-    try {
-      await step(`downloading the Pulumi plugin ${name} ${version}`, () => install(host, name, version, env));
-      return undefined;
-    } catch {
-      // What can't be downloaded is built; the log has the reason.
-    }
-  }
+  if ((await installOfficial(host, "pulumi", name, version, env, reachesPulumi)) === undefined) return undefined;
   return cached(entryName(host, name), [program], (directory) =>
     step(
       `building the Pulumi plugin ${name} ${version} from Go modules`,
@@ -69,14 +61,6 @@ async function findCloudPlugin(host: Host, name: CloudPluginName, env: NodeJS.Pr
       name === "aws" ? "about 8 minutes" : "about 3 minutes",
     ),
   );
-}
-
-async function install(host: Host, name: string, version: string, env: NodeJS.ProcessEnv): Promise<void> {
-  const file = `pulumi-resource-${name}-v${version}-${host.platform.replace("x64", "amd64")}.tar.gz`;
-  const release = `${origins.github}/pulumi/pulumi-${name}/releases/download/v${version}`;
-  const sha256 = await publishedSha256(`${release}/pulumi-${name}_${version}_checksums.txt`, file);
-  const args = ["plugin", "install", "resource", name, `v${version}`, "--checksum", sha256];
-  await run("pulumi", args, { env, seconds: 300 });
 }
 
 /**
@@ -150,10 +134,4 @@ export function builtCloudPlugins(): { readonly name: string; readonly version: 
 
 function entryName(host: Host, name: CloudPluginName): string {
   return `pulumi-resource-${name}-v${packageVersion(name)}-${host.platform}`;
-}
-
-function packageVersion(name: CloudPluginName): string {
-  const text = readFileSync(join(checkout, "node_modules", "@pulumi", name, "package.json"), "utf8");
-  const { version } = JSON.parse(text) as { version: string };
-  return version;
 }

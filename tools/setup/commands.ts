@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { createWriteStream, mkdirSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
+import { privately } from "../discretion.ts";
 import { checkout, LaunchError } from "../launch.mjs";
 
 export interface RunOptions {
@@ -22,7 +23,7 @@ export function run(program: string, args: readonly string[], options: RunOption
   const directory = join(checkout, ".fleet", "logs");
   mkdirSync(directory, { recursive: true });
   const path = join(directory, `${name}.log`);
-  const log = createWriteStream(path, { flags: "a" });
+  const log = createWriteStream(path, { flags: "a", mode: 0o600 });
   log.write(`\n$ ${[program, ...args].join(" ")}\n`);
   const said: string[] = [];
   const note = (chunk: Buffer | string) => {
@@ -68,9 +69,9 @@ export function run(program: string, args: readonly string[], options: RunOption
   });
 }
 
-/** What a program prints for its version, or undefined if it can't say. */
+/** What a program prints for its version, or undefined if it can't say. The Pulumi CLI logs that it was asked. */
 export async function versionOf(program: string, ...args: string[]): Promise<string | undefined> {
-  const text = await run(program, args, { seconds: 20 }).catch(() => "");
+  const text = await privately(() => run(program, args, { seconds: 20 })).catch(() => "");
   return /\d+\.\d+(\.\d+)?/.exec(text)?.[0];
 }
 

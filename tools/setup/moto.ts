@@ -7,8 +7,14 @@ import { run } from "./commands.ts";
 import { findProgram } from "./host.ts";
 import { step } from "./progress.ts";
 
-/** Moto's own version and all that it needs. */
+/**
+ * Moto's own version and all that it needs, with checksums:
+ * `uv pip compile --no-deps --generate-hashes --no-header --no-annotate --only-binary :all: --python-version 3.11`.
+ */
 const requirements = join(checkout, "test", "support", "aws", "requirements.txt");
+
+/** Wheels run nothing when they are installed. */
+const install = ["-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:"];
 
 /** How to start it. */
 export interface Moto {
@@ -30,12 +36,7 @@ export async function findMoto(): Promise<Moto> {
   const path = await cached(name, ["moto"], async (directory) => {
     await step(
       "fetching the EC2 emulator moto from PyPI",
-      () =>
-        run(
-          python,
-          ["-m", "pip", "install", "--quiet", "--no-deps", "--target", directory, "--requirement", requirements],
-          { seconds: 600 },
-        ),
+      () => run(python, [...install, "--target", directory, "--requirement", requirements], { seconds: 600 }),
       "about half a minute",
     );
   });

@@ -12,12 +12,11 @@ import {
 } from "node:fs";
 import { homedir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
-import { checkout } from "../launch.mjs";
+import { checkout, LaunchError } from "../launch.mjs";
 import { run } from "./commands.ts";
-import { publishedSha256 } from "./download.ts";
+import { pinnedSha256 } from "./download.ts";
 import { findProgram, type Host, isProgram } from "./host.ts";
 import { say, step } from "./progress.ts";
-import { origins } from "./versions.ts";
 
 /** The plugins for which tools/plugins holds a substitute. */
 export const pluginNames = ["command", "tls"] as const;
@@ -99,30 +98,44 @@ async function findPlugin(host: Host, pulumi: string, official: () => Promise<bo
   if (isProgram(installed)) return genuine(installed);
   const onPath = findProgram(program);
   if (onPath !== undefined && onPath !== launcher) return genuine(onPath);
-  let why = "its official download can't be reached";
-  if (await official()) {
-    try {
-      await step(`downloading the Pulumi plugin ${name} ${version}`, () => install(host, pulumi, name, version));
-      return genuine(installed);
-    } catch (error) {
-      why = error instanceof Error ? error.message : String(error);
-    }
-  }
+  const refusal = await installOfficial(host, pulumi, name, version, process.env, official);
+  if (refusal === undefined) return genuine(installed);
   const known = existsSync(launcher);
   writeLauncher(launcher, join(checkout, "tools", "plugins", name, "main.ts"));
-  if (!known) say(`using this project's substitute for the Pulumi plugin ${name} ${version}: ${why}`);
+  if (!known) say(`using this project's substitute for the Pulumi plugin ${name} ${version}: ${refusal}`);
   return { name, version, kind: "substitute", path: launcher };
 }
 
-async function install(host: Host, pulumi: string, name: string, version: string): Promise<void> {
-  const file = `pulumi-resource-${name}-v${version}-${host.platform.replace("x64", "amd64")}.tar.gz`;
-  const release = `${origins.github}/pulumi/pulumi-${name}/releases/download/v${version}`;
-  const sha256 = await publishedSha256(`${release}/pulumi-${name}_${version}_checksums.txt`, file);
+/**
+ * Has the CLI install the official plugin, if its checksum is pinned and its origin can be reached.
+ *
+ * @param env for the CLI.
+ * @returns why not; `undefined`: it is installed.
+ */
+export async function installOfficial(
+  host: Host,
+  pulumi: string,
+  name: string,
+  version: string,
+  env: NodeJS.ProcessEnv,
+  official: () => Promise<boolean>,
+): Promise<string | undefined> {
+  const sha256 = pinnedSha256(`pulumi-resource-${name}-v${version}-${host.platform.replace("x64", "amd64")}.tar.gz`);
+  if (sha256 === undefined) return "no checksum of its official download is pinned here";
+  if (!(await official())) return "its official download can't be reached";
   const args = ["plugin", "install", "resource", name, `v${version}`, "--checksum", sha256];
-  await run(pulumi, args, { env: { ...process.env, PULUMI_SKIP_UPDATE_CHECK: "true" }, seconds: 300 });
+  const work = () => run(pulumi, args, { env: { ...env, PULUMI_SKIP_UPDATE_CHECK: "true" }, seconds: 300 });
+  try {
+    await step(`downloading the Pulumi plugin ${name} ${version}`, work);
+    return undefined;
+  } catch (error) {
+    if (error instanceof LaunchError) return error.message;
+    throw error;
+  }
 }
 
-function packageVersion(name: string): string {
+/** That of the npm package, by which the CLI looks for the plugin. */
+export function packageVersion(name: string): string {
   const text = readFileSync(join(checkout, "node_modules", "@pulumi", name, "package.json"), "utf8");
   const { version } = JSON.parse(text) as { version: string };
   return version;

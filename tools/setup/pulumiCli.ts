@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { atLeast } from "../launch.mjs";
 import { cached } from "./cache.ts";
 import { run, versionOf } from "./commands.ts";
-import { download, publishedSha256 } from "./download.ts";
+import { download, pinnedSha256 } from "./download.ts";
 import { build, findGo } from "./go.ts";
 import { findProgram, type Host } from "./host.ts";
 import { say, step } from "./progress.ts";
@@ -12,7 +12,7 @@ import { languageHost, origins, pulumi as pinned } from "./versions.ts";
 
 /**
  * The directory that holds `pulumi` and `pulumi-language-nodejs`: that of the `pulumi` on PATH if it is new enough, else
- * the official release, else both built from Go modules.
+ * the official release if its checksum is pinned, else both built from Go modules.
  *
  * @param official whether Pulumi's downloads can be reached.
  */
@@ -25,7 +25,7 @@ export async function findPulumi(host: Host, official: () => Promise<boolean>): 
   }
   const programs = ["pulumi", "pulumi-language-nodejs"];
   return cached(`pulumi-v${pinned.version}-${host.platform}`, programs, async (directory) => {
-    if (await official()) {
+    if (pinnedSha256(archiveOf(host)) !== undefined && (await official())) {
       try {
         await step(`downloading the Pulumi CLI ${pinned.version}`, () => downloadRelease(host, directory));
         return;
@@ -38,15 +38,13 @@ export async function findPulumi(host: Host, official: () => Promise<boolean>): 
   });
 }
 
-/**
- * The checksum is that of the list on GitHub, while the archive comes from get.pulumi.com: whoever wants to slip in
- * another archive needs both. It is not pinned here because this project's checks run where neither can be reached.
- */
+function archiveOf(host: Host): string {
+  return `pulumi-v${pinned.version}-${host.platform}.tar.gz`;
+}
+
 async function downloadRelease(host: Host, directory: string): Promise<void> {
-  const file = `pulumi-v${pinned.version}-${host.platform}.tar.gz`;
-  const release = `${origins.github}/pulumi/pulumi/releases/download/v${pinned.version}`;
-  const sha256 = await publishedSha256(`${release}/pulumi-${pinned.version}-checksums.txt`, file);
-  await download(`${origins.pulumi}/releases/sdk/${file}`, join(directory, file), sha256);
+  const file = archiveOf(host);
+  await download(`${origins.pulumi}/releases/sdk/${file}`, join(directory, file));
   await run("tar", ["-xzf", file], { cwd: directory, seconds: 120 });
   await rm(join(directory, file));
   await flatten(directory);
