@@ -9,6 +9,7 @@ import { machineDirectory, machineGeneration } from "../../src/local/plan.ts";
 import type { LocalMachine as Description } from "../../src/local/spec.ts";
 import { findLocalTools } from "../../src/local/tools.ts";
 import type { Peculiarities } from "../../src/bootstrap/measure.ts";
+import type { SshUsers } from "../../src/nix/buildMachine.ts";
 import { systemOfThisMachine, type System } from "../../src/nix/system.ts";
 import { commandDefaults, scriptCommand } from "../checkout.ts";
 import { SshIdentity } from "../sshIdentity.ts";
@@ -59,7 +60,7 @@ export interface LocalMachineArgs extends MachineKeys {
 export class LocalMachine extends pulumi.ComponentResource implements Machine {
   readonly address: pulumi.Output<string>;
   readonly port: pulumi.Output<number>;
-  readonly sshUser: pulumi.Output<string>;
+  readonly sshUsers: pulumi.Output<SshUsers>;
   readonly hostKey: pulumi.Output<string>;
   readonly admin: NonNullable<Machine["admin"]>;
   readonly peculiarities: Peculiarities;
@@ -76,8 +77,8 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
     );
     const identity = new SshIdentity(`${name}-host-key`, { parent: this });
     const description = pulumi
-      .all([identity.privateKey, args.clientPublicKeys, args.adminPublicKey])
-      .apply(([hostPrivateKey, clientPublicKeys, adminPublicKey]): Description => {
+      .all([identity.privateKey, args.clients, args.trustedPublicKeys, args.signingKey, args.adminPublicKey])
+      .apply(([hostPrivateKey, clients, trustedPublicKeys, signingKey, adminPublicKey]): Description => {
         return {
           directory,
           address: spec.address,
@@ -85,7 +86,9 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
           system: spec.system,
           features: [...spec.supportedFeatures, ...spec.mandatoryFeatures],
           hostPrivateKey,
-          clientPublicKeys,
+          clients,
+          trustedPublicKeys,
+          signingKey,
           adminPublicKey,
           ...(spec.maxJobs !== undefined && { maxJobs: spec.maxJobs }),
           ...(args.emulation && { emulatedFor: args.emulation.owner }),
@@ -109,7 +112,7 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
     const user = userInfo().username;
     this.address = whenStarted(spec.address);
     this.port = whenStarted(spec.port);
-    this.sshUser = whenStarted(user);
+    this.sshUsers = whenStarted({ none: user, signed: user, full: user });
     this.hostKey = identity.publicKey;
     this.generation = pulumi.output(generation);
     this.peculiarities = {

@@ -41,9 +41,9 @@ export function localMachineFiles(
   };
 }
 
-function authorizedKeys({ directory, clientPublicKeys, adminPublicKey }: LocalMachine): string {
+function authorizedKeys({ directory, clients, adminPublicKey }: LocalMachine): string {
   return [
-    ...clientPublicKeys.map((key) => `restrict,command="${directory}/nix-ssh" ${key.trim()}`),
+    ...clients.map(({ publicKey }) => `restrict,command="${directory}/nix-ssh" ${publicKey.trim()}`),
     `restrict ${adminPublicKey.trim()}`,
     "",
   ].join("\n");

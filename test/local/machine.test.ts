@@ -93,6 +93,10 @@ describe("a builder at the address that another one of the stack had", () => {
   });
 });
 
+/** Clients of these keys, all fully trusted. */
+const full = (...keys: readonly KeyPair[]): LocalMachine["clients"] =>
+  keys.map(({ publicKey }) => ({ publicKey, trust: "full" }));
+
 describe("a connection that a key opened", () => {
   let fleet: LocalFleet;
   let revoked: KeyPair;
@@ -100,7 +104,7 @@ describe("a connection that a key opened", () => {
     fleet = await LocalFleet.start({ alias: "t-a" });
     revoked = keyPair(fleet.directory);
     const { local } = fleet.builder("t-a");
-    await startMachine({ ...local, clientPublicKeys: [fleet.client.publicKey, revoked.publicKey] }, "2");
+    await startMachine({ ...local, clients: full(fleet.client, revoked) }, "2");
     fleet.writeClient(undefined, revoked.privateKey);
   });
   afterEach(() => fleet.stop());
@@ -135,8 +139,8 @@ describe("a connection that a key opened", () => {
 
   it("goes on when another key comes in", async () => {
     await share();
-    const keys = [fleet.client.publicKey, revoked.publicKey, keyPair(fleet.directory).publicKey];
-    await startMachine({ ...fleet.builder("t-a").local, clientPublicKeys: keys }, "3");
+    const clients = full(fleet.client, revoked, keyPair(fleet.directory));
+    await startMachine({ ...fleet.builder("t-a").local, clients }, "3");
     expect((await ssh("-O", "check", "t-a")).exitCode).toBe(0);
     await ssh("-O", "exit", "t-a");
   });
