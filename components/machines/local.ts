@@ -119,7 +119,7 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
       // A login's PATH need not have it, for instance of a Nix in ~/.nix-profile.
       path: dirname(findLocalTools(spec.system).nixDaemon),
       emulated: spec.system !== systemOfThisMachine(),
-      nixConfDir: directory,
+      nixConfDir: `${directory}/conf`,
       ownStore: `${directory}/root`,
       sshdConfig: `${directory}/sshd_config`,
     };

@@ -10,7 +10,7 @@ import { emulation } from "../../src/local/emulation.ts";
 import { removeTree } from "../../src/local/folders.ts";
 import { startMachine } from "../../src/local/machine.ts";
 import { machineDirectory, machineGeneration, planLocalBuilders } from "../../src/local/plan.ts";
-import { runningSshd } from "../../src/local/processes.ts";
+import { runningSshd, stopProcesses } from "../../src/local/processes.ts";
 import type { LocalMachine } from "../../src/local/spec.ts";
 import { findLocalTools } from "../../src/local/tools.ts";
 import { storeUri } from "../../src/nix/machinesFile.ts";
@@ -221,7 +221,7 @@ describe.runIf(isBash)("an account whose ~/.bashrc prints something", () => {
     const config = `${directory}/sshd_config`;
     const ping = async (setEnv: string) => {
       writeFileSync(config, readFileSync(config, "utf8").replace(/^SetEnv .*/m, setEnv));
-      await fleet.kill("t-a");
+      await stopProcesses([`-f ${config}`]);
       execFileSync("/usr/sbin/sshd", ["-f", config, "-o", `ListenAddress=${address}:${port}`]);
       const env = clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/store` });
       const words = ["store", "ping", "--store", storeUri(fleet.builder("t-a").machine)];
@@ -255,7 +255,7 @@ describe("the generation of a builder", () => {
 
 /** A start that ends when everything but Nix's configuration is written. */
 async function cutOff(machine: LocalMachine): Promise<void> {
-  const last = `${machine.directory}/nix.conf`;
+  const last = `${machine.directory}/conf/nix.conf`;
   rmSync(last);
   mkdirSync(last);
   await expect(startMachine(machine, "cut off")).rejects.toThrow("EISDIR");
