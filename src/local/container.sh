@@ -81,9 +81,8 @@ exec 3<&-
 if [ -n "$FLEET_ROUTES" ]; then
   printf "%s\n" "link set lo up" "$FLEET_ROUTES" | ip -force -batch - >&2 || :
 fi
-# Without rights of its own, so that its namespaces may be opened by whoever is of the same user.
-setpriv --bounding-set=-all --inh-caps=-all --no-new-privs sleep 2147483647 >&2 </dev/null &
-echo "ready '"$pid"' $!"
+# Without rights of its own, so that its namespaces may be opened by whoever is of the same user; it says so once that is so.
+setpriv --bounding-set=-all --inh-caps=-all --no-new-privs sh -c "echo ready '"$pid"' \$\$; exec sleep 2147483647 >&2" </dev/null &
 exec >&2 </dev/null
 daemon=
 trap "[ -z \"\$daemon\" ] || kill \$daemon" HUP

@@ -87,6 +87,7 @@ describe("a builder", () => {
       "Nix daemon",
       "trust, features and a build",
       "clock",
+      "what builds reach",
       "disk",
       "sshd limits",
       "Nix versions",
