@@ -1,12 +1,13 @@
 #!/bin/sh
-# Makes the container of one local builder and becomes its first process, which runs the builder's nix-daemon. container.ts starts
-# it as root of new mount and PID namespaces, tells it everything by the variables below, and reads one line: "ready PID PID".
+# Makes the container of one local builder and becomes its first process, init.sh. container.ts starts it as root of new mount and PID
+# namespaces, and tells it everything by the variables below.
 #
 #   FLEET_DIRECTORY  the builder's folder; the container sees root, state, log, run, tmp and conf of it, at the same paths
 #   FLEET_BINDS      folders of the host that the container sees beside the system's, one a line
 #   FLEET_ROUTES     what no build may reach over the network: lines for `ip -batch`; empty: nothing is known, and there is no way out
 #   FLEET_PASTA      the program that carries what the container sends to the network; empty: there is no way out
 #   FLEET_USER_NS    1: file descriptor 3 is the user namespace to enter; empty: this process is in it already
+#   FLEET_INIT       init.sh
 #   FLEET_DAEMON     the command of the Nix daemon
 set -eu
 directory=$FLEET_DIRECTORY
@@ -17,6 +18,9 @@ read -r pid _ </proc/self/stat
 
 mount -t tmpfs -o mode=755,size=64m nix-builder-fleet "$new"
 cd "$new"
+# First: other folders may lie below /tmp.
+mkdir -p tmp old proc dev/net dev/pts dev/shm
+mount -t tmpfs -o mode=1777 tmp tmp
 bind() {
   mkdir -p ".$1"
   mount --rbind "$1" ".$1"
@@ -33,9 +37,6 @@ while read -r folder; do
 done <<END
 $FLEET_BINDS
 END
-# Before the builder's own folders: they may lie below /tmp.
-mkdir -p tmp old proc dev/net dev/pts dev/shm
-mount -t tmpfs -o mode=1777 tmp tmp
 for name in root state log run tmp conf; do bind "$directory/$name"; done
 # What is private to the kernel's owner or set by the host stays out of reach also where container and host have one user.
 mount -o remount,bind,ro,nosuid,nodev,noexec ".$directory/conf"
@@ -65,37 +66,15 @@ ln -s /proc/self/fd dev/fd
 ln -s /proc/self/fd/0 dev/stdin
 ln -s /proc/self/fd/1 dev/stdout
 ln -s /proc/self/fd/2 dev/stderr
+cp "$FLEET_INIT" init
 if [ -n "$FLEET_PASTA" ]; then cp "$FLEET_PASTA" pasta; fi
 pivot_root . old
 umount -l /old
 rmdir /old
-mount -o remount,ro /
+mount -o remount,bind,ro /
 cd /
 
-# shellcheck disable=SC2016 # expanded by the shell that runs it
-inside='
-exec 3<&-
-# Ubuntu gives nobody but the host s root the rights of a user namespace; Nix does without one, as it has build users here.
-{ read -r restricted </proc/sys/kernel/apparmor_restrict_unprivileged_userns; } 2>/dev/null || restricted=0
-[ "$restricted" = 0 ] || [ -z "$FLEET_USER_NS" ] || echo 0 >/proc/sys/user/max_user_namespaces
-if [ -n "$FLEET_ROUTES" ]; then
-  printf "%s\n" "link set lo up" "$FLEET_ROUTES" | ip -force -batch - >&2 || :
-fi
-# Without rights of its own, so that its namespaces may be opened by whoever is of the same user; it says so once that is so.
-setpriv --bounding-set=-all --inh-caps=-all --no-new-privs sh -c "echo ready '"$pid"' \$\$; exec sleep 2147483647 >&2" </dev/null &
-exec >&2 </dev/null
-daemon=
-trap "[ -z \"\$daemon\" ] || kill \$daemon" HUP
-while :; do
-  $FLEET_DAEMON &
-  daemon=$!
-  # A signal ends a wait, not the daemon, which takes a moment; its connections go on without it.
-  while kill -0 $daemon 2>/dev/null; do wait $daemon; done
-  daemon=
-  sleep 0.1
-done
-'
-set -- sh -c "$inside" "nix-builder-container=$directory/"
+set -- sh /init "nix-builder-container=$directory/" "$pid"
 if [ -n "$FLEET_USER_NS" ]; then
   exec nsenter --user=/proc/self/fd/3 -S 0 -G 0 unshare --net --ipc --uts "$@"
 fi

@@ -34,7 +34,10 @@ const bundles = [
   "/etc/ssl/cert.pem",
 ];
 
-const script = resolve(import.meta.dirname, "container.sh");
+const scripts = {
+  container: resolve(import.meta.dirname, "container.sh"),
+  init: resolve(import.meta.dirname, "init.sh"),
+};
 
 /** Seconds that the container, or its daemon, may take to start. */
 const patience = 20;
@@ -56,15 +59,8 @@ export function runningContainer(directory: string): number | undefined {
 export function containerInputs({ directory, tools, ids }: Container): string {
   const { nixDaemon, nixStore, container } = tools;
   const etc = ["passwd", "group"].map((name) => read(`${directory}/etc/${name}`));
-  return JSON.stringify([
-    nixDaemon,
-    nixStore,
-    container,
-    ids,
-    etc,
-    containerResolvConf(),
-    readFileSync(script, "utf8"),
-  ]);
+  const texts = Object.values(scripts).map(read);
+  return JSON.stringify([nixDaemon, nixStore, container, ids, etc, containerResolvConf(), texts]);
 }
 
 /**
@@ -96,6 +92,7 @@ export async function startContainer(container: Container): Promise<void> {
     FLEET_ROUTES: pasta === undefined ? "" : refusingRoutes().join("\n"),
     FLEET_USER_NS: ids === undefined ? "" : "1",
     FLEET_PASTA: pasta ?? "",
+    FLEET_INIT: scripts.init,
     FLEET_DAEMON: daemonCommand(container),
   };
   const log = openSync(`${directory}/container.log`, "w", 0o600);
@@ -105,7 +102,7 @@ export async function startContainer(container: Container): Promise<void> {
     unshare,
     [
       ...(ids === undefined ? ["--user", "--map-root-user", "--net", "--ipc", "--uts"] : []),
-      ...[...namespaces, "sh", script, markOfContainer(directory)],
+      ...[...namespaces, "sh", scripts.container, markOfContainer(directory)],
     ],
     {
       detached: true,
@@ -277,6 +274,8 @@ function firstLine(child: ChildProcess): Promise<string> {
       done(line);
       clearTimeout(timer);
       lines.close();
+      // What goes on running holds the other end; this program is not to wait for more.
+      stdout.destroy();
     };
     const timer = setTimeout(end, patience * 1000, "");
     lines.once("line", end);
