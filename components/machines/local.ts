@@ -1,6 +1,5 @@
 /** Provider `local`: builders on this very machine, each with an sshd, a host key and a Nix store of its own. */
 import { userInfo } from "node:os";
-import { dirname } from "node:path";
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
 import type { LocalBuilderSpec } from "../../src/fleetSpec.ts";
@@ -117,7 +116,7 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
     this.generation = pulumi.output(generation);
     this.peculiarities = {
       // A login's PATH need not have it, for instance of a Nix in ~/.nix-profile.
-      path: dirname(findLocalTools(spec.system).nixDaemon),
+      path: findLocalTools(spec.system).nix,
       emulated: spec.system !== systemOfThisMachine(),
       nixConfDir: `${directory}/conf`,
       ownStore: `${directory}/root`,

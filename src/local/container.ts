@@ -9,7 +9,7 @@ import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, readFileSync,
 import { dirname, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
-import { idMapLine, type IdRange } from "./ids.ts";
+import { containerIds, groupMap, kvmGroup, userMap, type IdRange } from "./ids.ts";
 import { setupFolder, type LocalTools } from "./tools.ts";
 import { containerResolvConf, nameServer, refusingRoutes } from "./network.ts";
 
@@ -60,7 +60,7 @@ export function containerInputs({ directory, tools, ids }: Container): string {
   const { nixDaemon, nixStore, container } = tools;
   const etc = ["passwd", "group"].map((name) => read(`${directory}/etc/${name}`));
   const texts = Object.values(scripts).map(read);
-  return JSON.stringify([nixDaemon, nixStore, container, ids, etc, containerResolvConf(), texts]);
+  return JSON.stringify([nixDaemon, nixStore, container, ids, kvmGroup() ?? null, etc, containerResolvConf(), texts]);
 }
 
 /**
@@ -166,9 +166,16 @@ export function containerEnvironment(directory: string, tools: LocalTools): stri
   ];
 }
 
-function daemonCommand({ directory, tools }: Container): string {
+function daemonCommand({ directory, tools, ids }: Container): string {
   const words = ["env", "-i", ...containerEnvironment(directory, tools), "NIX_REMOTE=", tools.nixDaemon];
-  return [...words, "--store", `local?root=${directory}/root`].join(" ");
+  const become = ids === undefined ? asSingleUser(tools) : [];
+  return [...become, ...words, "--store", `local?root=${directory}/root`].join(" ");
+}
+
+/** Words before a command that runs Nix in the container of an ordinary user: as its root, Nix would give up groups, which it may not there. */
+export function asSingleUser({ container }: LocalTools): string[] {
+  const { single } = containerIds;
+  return [container.unshare, "--user", `--map-user=${single}`, `--map-group=${single}`, "--"];
 }
 
 /** The folders of the programs that run in the container, wherever this system has them. */
@@ -181,7 +188,8 @@ function foldersBeside(tools: LocalTools): string[] {
   const made = dirname(setupFolder());
   const found = programsOf(tools).flatMap((path) => {
     if (/^\/(usr|bin|sbin|lib)\//.test(path)) return [];
-    if (path.startsWith("/nix/store/")) return ["/nix/store"];
+    const store = /^\/(nix|gnu)\/store(?=\/)/.exec(path)?.[0];
+    if (store !== undefined) return [store];
     return [path.startsWith(`${made}/`) ? dirname(dirname(path)) : dirname(path)];
   });
   return [...new Set(found)];
@@ -208,7 +216,8 @@ async function newUserNamespace(
     throw new Error(`a user namespace for a local builder can't be made: ${problem.trim() || "unshare said nothing"}`);
   }
   const folder = `/proc/${holder.pid}`;
-  for (const file of ["gid_map", "uid_map"]) writeFileSync(`${folder}/${file}`, idMapLine(ids));
+  writeFileSync(`${folder}/gid_map`, groupMap(ids, kvmGroup()));
+  writeFileSync(`${folder}/uid_map`, userMap(ids));
   const descriptor = openSync(`${folder}/ns/user`, "r");
   return {
     descriptor,

@@ -1,6 +1,6 @@
 /** The configuration files of one local builder, as text. */
 import { defaultsFor, type Size } from "../bootstrap/defaults.ts";
-import { containerEnvironment, enterUser, socketOf, type Container } from "./container.ts";
+import { asSingleUser, containerEnvironment, enterUser, socketOf, type Container } from "./container.ts";
 import { accountFiles, containerIds, containerUsers } from "./ids.ts";
 import type { LocalMachine } from "./spec.ts";
 
@@ -66,12 +66,16 @@ function forcedCommand({ directory, tools, ids }: Container): string {
   const [sessions, stdio, serve] =
     ids === undefined
       ? [
-          `case $1 in trusted) remote='${daemon}' untrusted= ;; *) remote='local?root=${directory}/root' untrusted='${own}' ;; esac`,
+          `case $1 in
+  trusted) remote='${daemon}' become= untrusted= ;;
+  *) remote='local?root=${directory}/root' become='${asSingleUser(tools).join(" ")}' untrusted='${own}' ;;
+esac`,
           "--stdio $untrusted",
           '[ "$1" = trusted ] || refuse "ssh:// is for fully trusted clients here, take ssh-ng://"',
         ]
       : [
-          `case $1 in trusted) id=${containerIds.trusted} ;; *) id=${containerIds.untrusted} ;; esac\nremote='${daemon}'`,
+          `case $1 in trusted) id=${containerIds.trusted} ;; *) id=${containerIds.untrusted} ;; esac
+remote='${daemon}' become=`,
           "--stdio",
           ":",
         ];
@@ -90,7 +94,7 @@ set -- \${stat##*) }
 set -- "$level"
 ${sessions}
 enter() {
-  exec '${container.nsenter}' ${user} ${namespaces} -- env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "$@"
+  exec '${container.nsenter}' ${user} ${namespaces} -- $become env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "$@"
 }
 case "\${SSH_ORIGINAL_COMMAND:-}" in
   "nix-daemon --stdio") enter '${nixDaemon}' ${stdio} ;;

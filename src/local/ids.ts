@@ -2,8 +2,19 @@
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, statSync } from "node:fs";
 
-/** Ids of the container, by name. Root runs the Nix daemon; the two others are whom clients' sessions run as. */
-export const containerIds = { root: 0, untrusted: 1, trusted: 2, firstBuildUser: 101, buildGroup: 100 } as const;
+/**
+ * Ids of the container, by name. Root runs the Nix daemon, the two others are whom clients' sessions run as. The container of an ordinary user
+ * has `single` alone, whom the daemon trusts.
+ */
+export const containerIds = {
+  single: 1000,
+  root: 0,
+  untrusted: 1,
+  trusted: 2,
+  firstBuildUser: 101,
+  buildGroup: 100,
+  kvmGroup: 99,
+} as const;
 
 /** Names of the same users, as Nix's settings have them. */
 export const containerUsers = {
@@ -67,9 +78,28 @@ export function idRangeFor(
   );
 }
 
-/** What /proc/PID/uid_map and gid_map of the container get. */
-export function idMapLine({ first, count }: IdRange): string {
+/** What /proc/PID/uid_map of the container gets. */
+export function userMap({ first, count }: IdRange): string {
   return `0 ${first} ${count}\n`;
+}
+
+/**
+ * What /proc/PID/gid_map of the container gets.
+ *
+ * @param kvm The host's group that may use /dev/kvm, which build users are in then; `undefined`: none is needed, or there is no such device.
+ */
+export function groupMap({ first, count }: IdRange, kvm: number | undefined): string {
+  if (kvm === undefined) return `0 ${first} ${count}\n`;
+  const inside = containerIds.kvmGroup;
+  const after = inside + 1;
+  return `0 ${first} ${inside}\n${inside} ${kvm} 1\n${after} ${first + after} ${count - after}\n`;
+}
+
+/** The group that may use a device that not everybody may. */
+export function kvmGroup(device = "/dev/kvm"): number | undefined {
+  if (!existsSync(device)) return undefined;
+  const { mode, gid } = statSync(device);
+  return (mode & 0o006) !== 0o006 && (mode & 0o060) === 0o060 && gid !== 0 ? gid : undefined;
 }
 
 /**
@@ -78,7 +108,7 @@ export function idMapLine({ first, count }: IdRange): string {
  * @param withBuildUsers False where the container has a single user: that of whoever runs it.
  */
 export function accountFiles(withBuildUsers: boolean): { readonly passwd: string; readonly group: string } {
-  const { untrusted, trusted, firstBuildUser, buildGroup } = containerIds;
+  const { untrusted, trusted, firstBuildUser, buildGroup, kvmGroup: kvm } = containerIds;
   const builders = withBuildUsers
     ? Array.from({ length: buildUsers }, (_, index) => ({ name: `nixbld${index + 1}`, id: firstBuildUser + index }))
     : [];
@@ -87,14 +117,15 @@ export function accountFiles(withBuildUsers: boolean): { readonly passwd: string
     passwd: [
       account("root", 0),
       account(containerUsers.untrusted, untrusted),
-      account(containerUsers.trusted, trusted),
+      account(containerUsers.trusted, withBuildUsers ? trusted : containerIds.single),
       ...builders.map(({ name, id }) => account(name, id, buildGroup)),
       account("nobody", 65_534),
     ].join(""),
     group: [
       "root:x:0:\n",
       `${containerUsers.untrusted}:x:${untrusted}:\n`,
-      `${containerUsers.trusted}:x:${trusted}:\n`,
+      `${containerUsers.trusted}:x:${withBuildUsers ? trusted : containerIds.single}:\n`,
+      ...(withBuildUsers ? [`kvm:x:${kvm}:${builders.map(({ name }) => name).join(",")}\n`] : []),
       ...(withBuildUsers
         ? [`${containerUsers.buildGroup}:x:${buildGroup}:${builders.map(({ name }) => name).join(",")}\n`]
         : []),

@@ -1,7 +1,7 @@
 /** Finds the programs that local builders run, on PATH and where set-up puts what PATH doesn't have. */
-import { accessSync, constants, existsSync, readFileSync, realpathSync } from "node:fs";
+import { accessSync, constants, existsSync, lstatSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { homedir } from "node:os";
-import { basename, delimiter, dirname } from "node:path";
+import { basename, delimiter, dirname, resolve } from "node:path";
 import { spawnSync } from "node:child_process";
 import { kernelArch, type System } from "../nix/system.ts";
 
@@ -25,6 +25,8 @@ export interface LocalTools {
   readonly sshd: string;
   readonly nixDaemon: string;
   readonly nixStore: string;
+  /** Folder in which Nix's programs were found. */
+  readonly nix: string;
   /** Static busybox for the builder's system: `/bin/sh` in the sandbox. */
   readonly shell: string;
   readonly container: ContainerTools;
@@ -60,6 +62,7 @@ export function findLocalTools(system: System): LocalTools {
   }
   return {
     sshd: realpathSync(sshd),
+    nix: dirname(nixDaemon),
     nixDaemon: inPlace(nixDaemon),
     nixStore: inPlace(nixStore),
     shell,
@@ -67,9 +70,11 @@ export function findLocalTools(system: System): LocalTools {
   };
 }
 
-/** Where the folder of a program really is, as profiles are links; the program's own name stays, as Nix is one program by many names. */
+/** Where a program really is, as profiles are links; its own name stays, as Nix is one program by many names. */
 function inPlace(program: string): string {
-  return `${realpathSync(dirname(program))}/${basename(program)}`;
+  const path = `${realpathSync(dirname(program))}/${basename(program)}`;
+  const target = lstatSync(path).isSymbolicLink() ? resolve(dirname(path), readlinkSync(path)) : path;
+  return target !== path && basename(target) === basename(path) ? inPlace(target) : path;
 }
 
 function findContainerTools(): ContainerTools {
