@@ -14,6 +14,7 @@ import {
 import type { BuilderSpec } from "../src/fleetSpec.ts";
 import { gateHost, gatePort, openGate } from "../src/gate.ts";
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
+import type { Trust } from "../src/nix/trust.ts";
 import { toPublicHostKey } from "../src/ssh/hostKey.ts";
 import type { Machine } from "./machines/machine.ts";
 
@@ -55,6 +56,8 @@ export interface Administration {
 export interface BuilderArgs {
   readonly spec: BuilderSpec;
   readonly machine: Machine;
+  /** Level of the client whose key everybody can have. */
+  readonly trust: Trust;
 }
 
 /** What Nix sees of a machine: plain values, and one resource where there is something to measure. */
@@ -69,7 +72,7 @@ export class Builder {
   readonly triggers: readonly pulumi.Input<string>[];
 
   /** @param opts Of the measurement. */
-  constructor(name: string, { spec, machine }: BuilderArgs, opts?: pulumi.CustomResourceOptions) {
+  constructor(name: string, { spec, machine, trust }: BuilderArgs, opts?: pulumi.CustomResourceOptions) {
     this.triggers = [JSON.stringify(spec), machine.generation, machine.hostKey];
     const features = [...spec.supportedFeatures, ...spec.mandatoryFeatures];
     this.measurement =
@@ -81,9 +84,12 @@ export class Builder {
               connection: { ...machine.admin, host: gateHost, port: gateTo(name, machine.admin) },
               create: measureCommand,
               stdin: pulumi
-                .output(machine.sshUser)
-                .apply((sshUser) =>
-                  measureScript({ name, system: spec.system, features, sshUser }, machine.peculiarities),
+                .output(machine.sshUsers)
+                .apply((sshUsers) =>
+                  measureScript(
+                    { name, system: spec.system, features, sshUser: sshUsers[trust] },
+                    machine.peculiarities,
+                  ),
                 ),
               triggers: [...this.triggers],
               addPreviousOutputInEnv: false,
@@ -96,8 +102,8 @@ export class Builder {
       .output(machine.admin?.user)
       .apply((user) => (user === undefined ? undefined : { user, peculiarities: machine.peculiarities ?? {} }));
     this.buildMachine = pulumi
-      .all([machine.address, machine.port, machine.sshUser, machine.hostKey, this.measurement])
-      .apply(([hostName, port, sshUser, hostKey, measurement]): BuildMachine => {
+      .all([machine.address, machine.port, machine.sshUsers, machine.hostKey, this.measurement])
+      .apply(([hostName, port, sshUsers, hostKey, measurement]): BuildMachine => {
         const defaults = measurement && defaultsFor(measurement, machine.peculiarities?.emulated);
         return {
           alias: spec.alias,
@@ -105,7 +111,8 @@ export class Builder {
           port,
           protocol: spec.protocol,
           systems: [spec.system],
-          sshUser,
+          sshUser: sshUsers[trust],
+          ...(spec.provider !== "existing" && { trust, sshUsers }),
           maxJobs: spec.maxJobs ?? defaults?.maxJobs ?? 1,
           speedFactor: spec.speedFactor ?? defaults?.speedFactor ?? 1,
           supportedFeatures: spec.supportedFeatures,

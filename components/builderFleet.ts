@@ -1,6 +1,6 @@
 /** A fleet: keys, machines, builders, the emitted client files, and a smoke test for each builder. */
 import * as pulumi from "@pulumi/pulumi";
-import type { BuilderSpec, FleetSpec } from "../src/fleetSpec.ts";
+import { hostNamePart, type BuilderSpec, type FleetSpec } from "../src/fleetSpec.ts";
 import { emulationOwner } from "../src/local/plan.ts";
 import type { Measurement } from "../src/bootstrap/measure.ts";
 import { checkBuildMachines, type BuildMachine } from "../src/nix/buildMachine.ts";
@@ -18,6 +18,7 @@ import type * as Hcloud from "./machines/hcloud.ts";
 import type { Machine, MachineKeys } from "./machines/machine.ts";
 import { rendering } from "./rendering.ts";
 import { SmokeTest } from "./smokeTest.ts";
+import { SigningIdentity } from "./signingIdentity.ts";
 import { SshIdentity } from "./sshIdentity.ts";
 import { Workspace } from "./workspace.ts";
 
@@ -55,6 +56,8 @@ export class BuilderFleet extends pulumi.ComponentResource {
   readonly clientIdentity: SshIdentity;
   /** Client name → OpenSSH private key, for clients whose key pair was made here. A secret. */
   readonly clientPrivateKeys: pulumi.Output<Record<string, string>>;
+  /** Client name, or `` for the fleet's own, → Nix secret key, for clients at `signed`. A secret. */
+  readonly clientSigningKeys: pulumi.Output<Record<string, string>>;
   /** Key pair for administration. */
   readonly adminIdentity: SshIdentity;
 
@@ -77,11 +80,32 @@ export class BuilderFleet extends pulumi.ComponentResource {
     this.clientPrivateKeys = pulumi.all(
       Object.fromEntries([...identities].map(([client, { privateKey }]) => [client, privateKey])),
     );
+    // One for all builders: each takes what any of them has built, so keys of their own would keep nothing apart.
+    const builderSigning = new SigningIdentity("builders-signing", `${hostNamePart(spec.fleet)}-builders`, child);
+    const signing = new Map(
+      [{ name: "", trust: spec.trust }, ...spec.clients]
+        .filter(({ trust }) => trust === "signed")
+        .map(({ name: client }) => {
+          const whose = client === "" ? "client" : `client-${client}`;
+          return [client, new SigningIdentity(`${whose}-signing`, `${hostNamePart(spec.fleet)}-${whose}`, child)];
+        }),
+    );
+    this.clientSigningKeys = pulumi.all(
+      Object.fromEntries([...signing].map(([client, { secretKey }]) => [client, secretKey])),
+    );
     const keys: MachineKeys = {
-      clientPublicKeys: pulumi.all([
-        this.clientIdentity.publicKey,
-        ...spec.clients.map(({ name: client, publicKey }) => publicKey ?? identityOf(client).publicKey),
+      clients: pulumi.all([
+        { publicKey: this.clientIdentity.publicKey, trust: spec.trust },
+        ...spec.clients.map(({ name: client, publicKey, trust }) => {
+          return { publicKey: publicKey ?? identityOf(client).publicKey, trust };
+        }),
       ]),
+      trustedPublicKeys: pulumi.all([
+        builderSigning.publicKey,
+        ...spec.caches.map(({ publicKey }) => publicKey),
+        ...[...signing.values()].map(({ publicKey }) => publicKey),
+      ]),
+      signingKey: builderSigning.secretKey,
       adminPublicKey: this.adminIdentity.publicKey,
       adminPrivateKey: this.adminIdentity.privateKey,
     };
@@ -135,7 +159,10 @@ export class BuilderFleet extends pulumi.ComponentResource {
     const builders = spec.builders.map((builder) => {
       const machine = machineFor(builder);
       if (machine.placement !== undefined) placements[builder.name] = machine.placement;
-      return { spec: builder, builder: new Builder(builder.name, { spec: builder, machine }, child) };
+      return {
+        spec: builder,
+        builder: new Builder(builder.name, { spec: builder, machine, trust: spec.trust }, child),
+      };
     });
     this.placements = pulumi.output(placements);
     hcloud?.project.deleteOrphans();

@@ -4,7 +4,7 @@ import { resolve } from "node:path";
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
 import { appliedMark, keyFiles, moduleFiles, type BuilderParameters } from "../src/bootstrap/builderFiles.ts";
-import type { AwsBuilderSpec, HcloudBuilderSpec } from "../src/fleetSpec.ts";
+import type { AwsBuilderSpec, FleetSpec, HcloudBuilderSpec } from "../src/fleetSpec.ts";
 import type { Provisioning } from "../src/provision/provision.ts";
 import { commandDefaults, scriptCommand } from "./checkout.ts";
 import type { Machine, MachineKeys } from "./machines/machine.ts";
@@ -16,11 +16,13 @@ export const builderNix = readFileSync(resolve(import.meta.dirname, "../nixos/bu
 /** The parameters of nixos/builder.nix for a builder in a cloud. */
 export function builderParameters(
   spec: HcloudBuilderSpec | AwsBuilderSpec,
+  fleet: Pick<FleetSpec, "trust" | "clients">,
   { automaticUpgrades }: { readonly automaticUpgrades: boolean },
 ): BuilderParameters {
   return {
     provider: spec.provider,
     maxJobs: spec.maxJobs ?? null,
+    trustedClients: [fleet, ...fleet.clients].some(({ trust }) => trust === "full"),
     systemFeatures: [...new Set([...spec.supportedFeatures, ...spec.mandatoryFeatures])],
     keepDays: 14,
     automaticUpgrades,
@@ -30,7 +32,7 @@ export function builderParameters(
 /** What `provisionNixos` needs to know of a machine. */
 export interface NixosArgs
   extends
-    Pick<MachineKeys, "adminPrivateKey" | "adminPublicKey" | "clientPublicKeys">,
+    Pick<MachineKeys, "adminPrivateKey" | "adminPublicKey" | "clients">,
     Pick<Provisioning, "alias" | "port" | "timeout" | "timeoutKey"> {
   /** What the machine lives in; another one is provisioned anew. */
   readonly resource: pulumi.CustomResource;
@@ -65,16 +67,16 @@ export function provisionNixos(name: string, args: NixosArgs, parent: pulumi.Res
       adminPrivateKey: args.adminPrivateKey,
       stackDirectory: args.stackDirectory,
       adminPublicKey: args.adminPublicKey,
-      clientPublicKeys: args.clientPublicKeys,
+      clients: args.clients,
       ec2Instance: args.ec2Instance,
     })
-    .apply(({ adminPublicKey, clientPublicKeys, ec2Instance, ...known }): Provisioning => {
+    .apply(({ adminPublicKey, clients, ec2Instance, ...known }): Provisioning => {
       const files = moduleFiles(parameters, builderNix);
       return {
         ...known,
         alias,
         port,
-        keyFiles: keyFiles({ clientPublicKeys, adminPublicKey }),
+        keyFiles: keyFiles({ clients, adminPublicKey }),
         moduleFiles: files,
         applied: appliedMark(files),
         timeout,

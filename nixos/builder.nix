@@ -28,18 +28,29 @@ let
     "rsa-sha2-256"
   ];
 
+  # Users that clients log in as: src/bootstrap/builderFiles.ts. The second is made only where a client is fully trusted.
+  clientUsers = [ "nix-builder" ] ++ (if parameters.trustedClients then [ "nix-builder-trusted" ] else [ ]);
+
+  # Whose signatures count, and the builder's own key. The fleet brings them in, and restarts the daemon after it.
+  signingSettings = "${directory}/signing/nix.conf";
+
   # Nix settings that depend on the machine; Nix reads them through the include below.
   sizedSettings = "/run/nix-builder/nix.conf";
 in
 {
   users.groups.nix-builder = { };
-  users.users.nix-builder = {
-    isSystemUser = true;
-    group = "nix-builder";
-    # A real shell: sshd runs the forced command with it.
-    useDefaultShell = true;
-    home = "/var/empty";
-  };
+  users.users = builtins.listToAttrs (
+    map (name: {
+      inherit name;
+      value = {
+        isSystemUser = true;
+        group = "nix-builder";
+        # A real shell: sshd runs the forced command with it.
+        useDefaultShell = true;
+        home = "/var/empty";
+      };
+    }) clientUsers
+  );
 
   services.openssh = {
     enable = true;
@@ -57,10 +68,7 @@ in
       PermitRootLogin = lib.mkForce "prohibit-password";
       PasswordAuthentication = false;
       KbdInteractiveAuthentication = false;
-      AllowUsers = [
-        "root"
-        "nix-builder"
-      ];
+      AllowUsers = [ "root" ] ++ clientUsers;
       HostKeyAlgorithms = "ssh-ed25519";
       PubkeyAcceptedAlgorithms = builtins.concatStringsSep "," clientKeyAlgorithms;
       X11Forwarding = false;
@@ -71,7 +79,7 @@ in
       ClientAliveCountMax = 4;
     };
     extraConfig = ''
-      Match User nix-builder
+      Match User ${builtins.concatStringsSep "," clientUsers}
         ForceCommand ${storeProtocolsOnly}
         DisableForwarding yes
         PermitTTY no
@@ -80,17 +88,17 @@ in
 
   nix = {
     settings = {
-      # Building what clients send, unsigned inputs included, takes a trusted user: docs/hetzner.md says what that means.
-      trusted-users = [
-        "root"
-        "nix-builder"
-      ];
+      # Whoever is trusted is root here: docs/security.md. The group has no name here, because all client users are in it.
+      trusted-users = [ "root" ] ++ (if parameters.trustedClients then [ "nix-builder-trusted" ] else [ ]);
       system-features = parameters.systemFeatures;
       builders-use-substitutes = true;
       sandbox = true;
       sandbox-fallback = false;
     };
-    extraOptions = "!include ${sizedSettings}";
+    extraOptions = ''
+      !include ${sizedSettings}
+      !include ${signingSettings}
+    '';
   };
 
   systemd.services.nix-builder-sizes = {

@@ -26,6 +26,7 @@ import { profileNames, type Profile } from "./nix/profiles.ts";
 import { checkClientKey, checkHostKey } from "./ssh/hostKey.ts";
 import { smokeLevels, type SmokeLevel } from "./smoke/verdict.ts";
 import { systems, type System } from "./nix/system.ts";
+import { trustLevels, type Trust } from "./nix/trust.ts";
 
 /** Where machines come from: one file in `components/machines` for each. */
 export const providers = ["local", "existing", "hcloud", "aws"] as const;
@@ -85,6 +86,8 @@ const localSystems = z.array(checked(checkSystem));
 
 const profile = z.enum(profileNames, `one of ${profileNames.join(", ")}`);
 
+const trust = z.enum(trustLevels, `one of ${trustLevels.join(", ")}`);
+
 const client = z.strictObject({
   name,
   publicKey: checked(
@@ -93,6 +96,7 @@ const client = z.strictObject({
   ).optional(),
   profile: profile.optional(),
   localSystems: localSystems.optional(),
+  trust: trust.optional(),
 });
 
 const service = z.union(
@@ -133,6 +137,7 @@ export const configurationSchema = z.strictObject({
   clientDirectory: absolutePath.default(defaultDirectory),
   profile: profile.optional(),
   localSystems: localSystems.default([]),
+  trust: trust.default("full"),
   clients: z.array(client).default([]),
   services: z.array(service).default([]),
   smoke: z.enum(smokeLevels, `one of ${smokeLevels.join(", ")}`).default("quick"),
@@ -203,6 +208,8 @@ export interface ClientSpec {
   /** Where it differs from the fleet's. */
   readonly profile: Profile | undefined;
   readonly localSystems: readonly string[];
+  /** What builders take from it. */
+  readonly trust: Trust;
 }
 
 /** A whole fleet. */
@@ -216,6 +223,8 @@ export interface FleetSpec {
   readonly profile: Profile | undefined;
   /** Systems that clients build for themselves under the profile `local-first`. */
   readonly localSystems: readonly string[];
+  /** What builders take from the client whose key everybody can have from the outputs. */
+  readonly trust: Trust;
   /** Clients with keys of their own, beside the one whose key everybody can have from the outputs. */
   readonly clients: readonly ClientSpec[];
   /** Binary caches that clients use beside the fleet. */
@@ -268,6 +277,7 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
     clientDirectory: parsed.data.clientDirectory,
     profile: parsed.data.profile,
     localSystems: parsed.data.localSystems,
+    trust: parsed.data.trust,
     clients: checkClients(parsed.data),
     ...services,
     // Every builder that the fleet makes has `MaxSessions 100`.
@@ -282,7 +292,7 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
 }
 
 /** The stack's name as the first part of an alias: at most 30 of a-z, 0-9 and '-', a letter first. */
-function hostNamePart(stack: string): string {
+export function hostNamePart(stack: string): string {
   const plain = stack
     .toLowerCase()
     .replaceAll(/[^a-z0-9]+/g, "-")
@@ -361,6 +371,7 @@ function checkClients(configuration: Configuration): ClientSpec[] {
     publicKey: entry.publicKey,
     profile: entry.profile ?? configuration.profile,
     localSystems: entry.localSystems ?? fleetSystems,
+    trust: entry.trust ?? configuration.trust,
   }));
   for (const entry of [{ ...configuration, name: undefined }, ...specs]) {
     if (entry.profile === "local-first" && entry.localSystems.length === 0) {

@@ -28,8 +28,8 @@ watchEngine();
 Object.assign(pulumi.log, { debug: () => Promise.resolve() });
 
 const directory = resolve(import.meta.dirname, `../.fleet/stacks/${pulumi.getStack()}`);
-const { spec, leftOut, emulated, hcloud, aws } = await plan();
-for (const sentence of leftOut) await pulumi.log.warn(sentence);
+const { spec, leftOut, doWithout, emulated, hcloud, aws } = await plan();
+for (const sentence of [...leftOut, ...(doWithout === undefined ? [] : [doWithout])]) await pulumi.log.warn(sentence);
 
 const fleet = new BuilderFleet(spec.fleet, {
   spec,

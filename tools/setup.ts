@@ -12,6 +12,7 @@ try {
     ["sshd", ssh.sshd],
     ...Object.entries(emulation.busybox).map(([cpu, path]) => [`busybox ${cpu}`, path]),
     ["qemu", emulation.qemu ?? "none: no emulated builder"],
+    ["pasta", emulation.pasta ?? "none: builds on this machine have no network"],
   ];
   for (const [what = "", where = ""] of rows) say(`  ${what.padEnd(18)}${where}`);
 } catch (error) {

@@ -8,7 +8,7 @@ import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from
 import { join } from "node:path";
 import { emulation } from "../src/local/emulation.ts";
 import { emulationOwner } from "../src/local/plan.ts";
-import { runningSshd } from "../src/local/processes.ts";
+import { isRunning } from "../src/local/processes.ts";
 import { systems, systemOfThisMachine } from "../src/nix/system.ts";
 import { checkout } from "./launch.mjs";
 import { withoutSalt } from "./pulumi.ts";
@@ -53,8 +53,8 @@ function everythingRuns(stack: string, { builders }: Outputs): boolean {
   const owner = emulationOwner(stack, folder);
   return machines.every((name) => {
     const directory = `${folder}/machines/${name}`;
-    if (runningSshd(directory) === undefined) return false;
-    const settings = readFileSync(`${directory}/nix.conf`, "utf8");
+    if (!isRunning(directory)) return false;
+    const settings = readFileSync(`${directory}/conf/nix.conf`, "utf8");
     const system = systems.find((candidate) => settings.includes(`system = ${candidate}\n`));
     return system !== undefined && (system === systemOfThisMachine() || emulation(owner, system) !== "none");
   });

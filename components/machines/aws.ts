@@ -17,7 +17,7 @@ import type { AwsLookup } from "../../src/aws/lookup.ts";
 import { NotAtAws, originOf, type Origin } from "../../src/aws/origin.ts";
 import type { Place, Placement } from "../../src/aws/placement.ts";
 import { tags } from "../../src/aws/tags.ts";
-import { builderUser } from "../../src/bootstrap/builderFiles.ts";
+import { builderUsers } from "../../src/bootstrap/builderFiles.ts";
 import { instanceUserData } from "../../src/bootstrap/userData.ts";
 import type { AwsBuilderSpec, FleetSpec } from "../../src/fleetSpec.ts";
 import { commandDefaults, scriptCommand } from "../checkout.ts";
@@ -275,7 +275,7 @@ export interface AwsMachineArgs extends MachineKeys {
 export class AwsMachine extends pulumi.ComponentResource implements Machine {
   readonly address: pulumi.Output<string>;
   readonly port = 22;
-  readonly sshUser = builderUser;
+  readonly sshUsers = builderUsers;
   readonly hostKey: pulumi.Output<string>;
   readonly admin: NonNullable<Machine["admin"]>;
   readonly resource: pulumi.Resource;
@@ -289,7 +289,7 @@ export class AwsMachine extends pulumi.ComponentResource implements Machine {
     const child = { parent: this };
     const identity = new SshIdentity(`${name}-host-key`, child);
     const { place, dependsOn } = account.placeOf(spec);
-    const parameters = builderParameters(spec, fleet.aws);
+    const parameters = builderParameters(spec, fleet, fleet.aws);
     const origin = account.originOf(spec);
     const instance = new Instance(
       name,
@@ -302,12 +302,12 @@ export class AwsMachine extends pulumi.ComponentResource implements Machine {
         keyName: account.keyPair.keyName,
         userData: pulumi.secret(
           pulumi
-            .all([identity.privateKey, identity.publicKey, args.clientPublicKeys, args.adminPublicKey])
-            .apply(([hostPrivateKey, hostPublicKey, clientPublicKeys, adminPublicKey]) =>
+            .all([identity.privateKey, identity.publicKey, args.clients, args.adminPublicKey])
+            .apply(([hostPrivateKey, hostPublicKey, clients, adminPublicKey]) =>
               instanceUserData({
                 hostPrivateKey,
                 hostPublicKey,
-                clientPublicKeys,
+                clients,
                 adminPublicKey,
                 parameters,
                 builderNix,

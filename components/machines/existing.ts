@@ -1,6 +1,7 @@
 /** Provider `existing`: a host that the person has already. Nothing is installed on it, and nothing of it is ever removed. */
 import * as pulumi from "@pulumi/pulumi";
 import type { ExistingBuilderSpec } from "../../src/fleetSpec.ts";
+import type { SshUsers } from "../../src/nix/buildMachine.ts";
 import type { Machine } from "./machine.ts";
 
 /** Arguments of an `ExistingMachine`. */
@@ -13,7 +14,7 @@ export interface ExistingMachineArgs {
 export class ExistingMachine extends pulumi.ComponentResource implements Machine {
   readonly address: string;
   readonly port: number;
-  readonly sshUser: string;
+  readonly sshUsers: SshUsers;
   readonly hostKey: string;
   readonly generation: string;
 
@@ -21,7 +22,7 @@ export class ExistingMachine extends pulumi.ComponentResource implements Machine
     super("nix-builder-fleet:index:ExistingMachine", name, {}, opts);
     this.address = spec.address;
     this.port = spec.port;
-    this.sshUser = spec.user;
+    this.sshUsers = { none: spec.user, signed: spec.user, full: spec.user };
     this.hostKey = spec.hostKey;
     this.generation = [spec.address, spec.port, spec.user, spec.hostKey].join(" ");
     this.registerOutputs({ address: this.address, port: this.port });

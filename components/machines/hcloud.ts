@@ -8,7 +8,7 @@ import { PlacementGroup } from "@pulumi/hcloud/placementGroup.js";
 import { Server } from "@pulumi/hcloud/server.js";
 import { SshKey } from "@pulumi/hcloud/sshKey.js";
 import * as pulumi from "@pulumi/pulumi";
-import { builderUser } from "../../src/bootstrap/builderFiles.ts";
+import { builderUsers } from "../../src/bootstrap/builderFiles.ts";
 import { cloudConfig } from "../../src/bootstrap/cloudConfig.ts";
 import type { FleetSpec, HcloudBuilderSpec } from "../../src/fleetSpec.ts";
 import { accessVariables, stackVariable } from "../../src/hcloud/access.ts";
@@ -212,7 +212,7 @@ export interface HcloudMachineArgs extends MachineKeys {
 export class HcloudMachine extends pulumi.ComponentResource implements Machine {
   readonly address: pulumi.Output<string>;
   readonly port = 22;
-  readonly sshUser = builderUser;
+  readonly sshUsers = builderUsers;
   readonly hostKey: pulumi.Output<string>;
   readonly admin: NonNullable<Machine["admin"]>;
   readonly resource: pulumi.Resource;
@@ -226,7 +226,7 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
     const child = { parent: this };
     const identity = new SshIdentity(`${name}-host-key`, child);
     const wantedPlace = project.placeOf(spec);
-    const parameters = builderParameters(spec, fleet.hcloud);
+    const parameters = builderParameters(spec, fleet, fleet.hcloud);
     const { subnet, placementGroup } = project;
     const server = new Server(
       name,
@@ -236,12 +236,12 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
         image: imageOf(spec, fleet, this),
         userData: pulumi.secret(
           pulumi
-            .all([identity.privateKey, identity.publicKey, args.clientPublicKeys, args.adminPublicKey])
-            .apply(([hostPrivateKey, hostPublicKey, clientPublicKeys, adminPublicKey]) =>
+            .all([identity.privateKey, identity.publicKey, args.clients, args.adminPublicKey])
+            .apply(([hostPrivateKey, hostPublicKey, clients, adminPublicKey]) =>
               cloudConfig({
                 hostPrivateKey,
                 hostPublicKey,
-                clientPublicKeys,
+                clients,
                 adminPublicKey,
                 parameters,
                 builderNix,

@@ -1,6 +1,5 @@
 /** Provider `local`: builders on this very machine, each with an sshd, a host key and a Nix store of its own. */
 import { userInfo } from "node:os";
-import { dirname } from "node:path";
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
 import type { LocalBuilderSpec } from "../../src/fleetSpec.ts";
@@ -9,6 +8,7 @@ import { machineDirectory, machineGeneration } from "../../src/local/plan.ts";
 import type { LocalMachine as Description } from "../../src/local/spec.ts";
 import { findLocalTools } from "../../src/local/tools.ts";
 import type { Peculiarities } from "../../src/bootstrap/measure.ts";
+import type { SshUsers } from "../../src/nix/buildMachine.ts";
 import { systemOfThisMachine, type System } from "../../src/nix/system.ts";
 import { commandDefaults, scriptCommand } from "../checkout.ts";
 import { SshIdentity } from "../sshIdentity.ts";
@@ -59,7 +59,7 @@ export interface LocalMachineArgs extends MachineKeys {
 export class LocalMachine extends pulumi.ComponentResource implements Machine {
   readonly address: pulumi.Output<string>;
   readonly port: pulumi.Output<number>;
-  readonly sshUser: pulumi.Output<string>;
+  readonly sshUsers: pulumi.Output<SshUsers>;
   readonly hostKey: pulumi.Output<string>;
   readonly admin: NonNullable<Machine["admin"]>;
   readonly peculiarities: Peculiarities;
@@ -76,8 +76,8 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
     );
     const identity = new SshIdentity(`${name}-host-key`, { parent: this });
     const description = pulumi
-      .all([identity.privateKey, args.clientPublicKeys, args.adminPublicKey])
-      .apply(([hostPrivateKey, clientPublicKeys, adminPublicKey]): Description => {
+      .all([identity.privateKey, args.clients, args.trustedPublicKeys, args.signingKey, args.adminPublicKey])
+      .apply(([hostPrivateKey, clients, trustedPublicKeys, signingKey, adminPublicKey]): Description => {
         return {
           directory,
           address: spec.address,
@@ -85,7 +85,9 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
           system: spec.system,
           features: [...spec.supportedFeatures, ...spec.mandatoryFeatures],
           hostPrivateKey,
-          clientPublicKeys,
+          clients,
+          trustedPublicKeys,
+          signingKey,
           adminPublicKey,
           ...(spec.maxJobs !== undefined && { maxJobs: spec.maxJobs }),
           ...(args.emulation && { emulatedFor: args.emulation.owner }),
@@ -109,14 +111,14 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
     const user = userInfo().username;
     this.address = whenStarted(spec.address);
     this.port = whenStarted(spec.port);
-    this.sshUser = whenStarted(user);
+    this.sshUsers = whenStarted({ none: user, signed: user, full: user });
     this.hostKey = identity.publicKey;
     this.generation = pulumi.output(generation);
     this.peculiarities = {
       // A login's PATH need not have it, for instance of a Nix in ~/.nix-profile.
-      path: dirname(findLocalTools(spec.system).nixDaemon),
+      path: findLocalTools(spec.system).nix,
       emulated: spec.system !== systemOfThisMachine(),
-      nixConfDir: directory,
+      nixConfDir: `${directory}/conf`,
       ownStore: `${directory}/root`,
       sshdConfig: `${directory}/sshd_config`,
     };

@@ -2,6 +2,8 @@
 import type * as pulumi from "@pulumi/pulumi";
 import type { types } from "@pulumi/command";
 import type { Peculiarities } from "../../src/bootstrap/measure.ts";
+import type { SshUsers } from "../../src/nix/buildMachine.ts";
+import type { ClientKey } from "../../src/nix/trust.ts";
 
 /** A machine that can become a builder. */
 export interface Machine {
@@ -9,8 +11,8 @@ export interface Machine {
   readonly address: pulumi.Input<string>;
   /** TCP port of its sshd. */
   readonly port: pulumi.Input<number>;
-  /** User that clients log in as. */
-  readonly sshUser: pulumi.Input<string>;
+  /** User that clients log in as, by their level. */
+  readonly sshUsers: pulumi.Input<SshUsers>;
   /** OpenSSH public host key line, pinned: known before the machine was reached for the first time. */
   readonly hostKey: pulumi.Input<string>;
   /** How root is reached, with `hostKey` set; `undefined` on a machine that isn't the fleet's to administer. */
@@ -27,8 +29,12 @@ export interface Machine {
 
 /** What every provider is given beside its own part of the builder's specification. */
 export interface MachineKeys {
-  /** Public keys that may speak the Nix store protocols, and nothing else: the fleet's client key, and one for each client. */
-  readonly clientPublicKeys: pulumi.Input<readonly string[]>;
+  /** Keys that may run the two Nix protocols, each at its client's level: the fleet's client key, and one for each client. */
+  readonly clients: pulumi.Input<readonly ClientKey[]>;
+  /** Nix public keys, `NAME:BASE64`, whose signatures the builders take: the builders' own, signing clients', the caches'. */
+  readonly trustedPublicKeys: pulumi.Input<readonly string[]>;
+  /** Nix secret key, `NAME:BASE64`, with which the builder signs what it builds. A secret. */
+  readonly signingKey: pulumi.Input<string>;
   /** Public key that may administer. */
   readonly adminPublicKey: pulumi.Input<string>;
   /** Private key of the same, for the administrative connection. */

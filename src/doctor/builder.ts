@@ -17,8 +17,10 @@ import { storeUri } from "../nix/machinesFile.ts";
 import { systems } from "../nix/system.ts";
 import { oneLine } from "../machineText.ts";
 import { runProgram, wordsOf } from "../process.ts";
+import { SmokeBuilds } from "../smoke/builds.ts";
 import { explainFailure } from "../smoke/failure.ts";
 import { runSmokeTest } from "../smoke/smokeTest.ts";
+import { tryTakeover } from "../smoke/takeover.ts";
 import type { Finding } from "./finding.ts";
 
 /** How the fleet's administrator gets to a builder. */
@@ -54,7 +56,7 @@ const clockTolerance = 30;
 /** Examines a builder. Stops at the first broken link: what comes after it would only say the same again. */
 export async function examineBuilder(builder: BuilderToExamine): Promise<Finding[]> {
   const findings: Finding[] = [];
-  for (const step of [checkName, checkPort, checkLogin, checkHandshake, checkBuild]) {
+  for (const step of [checkName, checkPort, checkLogin, checkHandshake, checkBuild, checkTakeover]) {
     const found = await step(builder);
     findings.push(...found);
     if (found.some(({ severity }) => severity === "error")) return findings;
@@ -229,6 +231,21 @@ async function checkBuild({ name, machine, clientDirectory }: BuilderToExamine):
     const what = error instanceof Error ? error.message.replace(/^builder \S+ is not verified: /, "") : String(error);
     const why = "builds that the fleet promises to do would fail";
     return [{ ...about, severity: "error", what: what.replace(/\.$/, ""), why, fix: "see docs/troubleshooting.md" }];
+  }
+}
+
+/** A build that looks for what it could take over. */
+async function checkTakeover({ name, machine, clientDirectory, administration }: BuilderToExamine): Promise<Finding[]> {
+  const about = { view: "fleet", builder: name, check: "what builds reach" } as const;
+  const builds = new SmokeBuilds(machine, clientDirectory, patience);
+  try {
+    const { outcome, detail = "" } = await tryTakeover(machine, builds, administration !== undefined);
+    if (outcome === "passed")
+      return [{ ...about, severity: "ok", what: "nothing of the machine, nor of other builds" }];
+    const why = "whatever is built there can do it, and needs no key";
+    return [{ ...about, severity: outcome === "failed" ? "error" : "warning", what: detail, why }];
+  } finally {
+    builds.remove();
   }
 }
 

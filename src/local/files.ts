@@ -1,67 +1,108 @@
 /** The configuration files of one local builder, as text. */
 import { defaultsFor, type Size } from "../bootstrap/defaults.ts";
+import { asSingleUser, containerEnvironment, enterUser, socketOf, type Container } from "./container.ts";
+import { accountFiles, containerIds, containerUsers } from "./ids.ts";
 import type { LocalMachine } from "./spec.ts";
 
-/** Name of the copy of `LocalTools.shell` in the builder's folder: Nix splits its settings at blanks, which the original's path may have. */
+/** Name of the copy of `LocalTools.shell` in the builder's folder, and of its copy in the container. */
 export const shellName = "busybox";
-
-/** Absolute paths of the programs that a local builder runs. */
-export interface LocalTools {
-  readonly sshd: string;
-  readonly nixDaemon: string;
-  readonly nixStore: string;
-  /** Static busybox for the builder's system: `/bin/sh` in the sandbox. */
-  readonly shell: string;
-}
 
 /** What is true of the account and the machine that run it. */
 export interface LocalAccount {
-  /** User that clients log in as: whoever runs the program. */
+  /** User that clients log in as: whoever runs the program. Their sessions leave that account for the container at once. */
   readonly user: string;
   /** True where PAM must vouch for the account, because its password is locked. */
   readonly usePam: boolean;
-  /** Group of the Nix build users; empty: builds run as `user`, in the sandbox. */
-  readonly buildUsersGroup: string;
+  /** True where sshd knows penalties for failed logins (OpenSSH 9.8 and later). */
+  readonly penalties: boolean;
   /** What its builders share. */
   readonly size: Size;
 }
 
-/** File name below the builder's folder → text and mode. */
+/** File name below the builder's folder → text and mode. What is below `etc` and `conf` is what the container sees. */
 export function localMachineFiles(
   machine: LocalMachine,
-  tools: LocalTools,
+  container: Container,
   account: LocalAccount,
 ): Readonly<Record<string, { readonly text: string; readonly mode: number }>> {
+  const withBuildUsers = container.ids !== undefined;
+  const { passwd, group } = accountFiles(withBuildUsers);
   return {
     ssh_host_ed25519_key: { text: `${machine.hostPrivateKey.trimEnd()}\n`, mode: 0o600 },
     authorized_keys: { text: authorizedKeys(machine), mode: 0o600 },
-    "nix-ssh": { text: forcedCommand(machine, tools), mode: 0o700 },
+    "nix-ssh": { text: forcedCommand(container), mode: 0o700 },
     sshd_config: { text: sshdConfig(machine, account), mode: 0o600 },
-    "nix.conf": { text: nixConf(machine, account), mode: 0o600 },
+    "etc/passwd": { text: passwd, mode: 0o644 },
+    "etc/group": { text: group, mode: 0o644 },
+    "etc/hosts": { text: "127.0.0.1 localhost\n::1 localhost\n", mode: 0o644 },
+    "etc/nsswitch.conf": { text: "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n", mode: 0o644 },
+    "conf/signing-key": { text: `${machine.signingKey.trim()}\n`, mode: 0o400 },
+    "conf/nix.conf": { text: nixConf(machine, account, withBuildUsers), mode: 0o644 },
   };
 }
 
-function authorizedKeys({ directory, clientPublicKeys, adminPublicKey }: LocalMachine): string {
+function authorizedKeys({ directory, clients, adminPublicKey }: LocalMachine): string {
   return [
-    ...clientPublicKeys.map((key) => `restrict,command="${directory}/nix-ssh" ${key.trim()}`),
+    ...clients.map(({ publicKey, trust }) => {
+      const user = trust === "full" ? "trusted" : "untrusted";
+      return `restrict,command="${directory}/nix-ssh ${user}" ${publicKey.trim()}`;
+    }),
     `restrict ${adminPublicKey.trim()}`,
     "",
   ].join("\n");
 }
 
-/** Accepts exactly the commands that Nix sends for `ssh-ng://` and `ssh://`; the store is not the client's choice. */
-function forcedCommand({ directory }: LocalMachine, tools: LocalTools): string {
-  const store = `--store 'local?root=${directory}/root'`;
+/**
+ * Takes a client's session into the container, as the user of the client's level, and runs there one of the commands that Nix sends for
+ * `ssh-ng://` and `ssh://`. What the session reaches is what that user of the container reaches.
+ */
+function forcedCommand({ directory, tools, ids }: Container): string {
+  const { nixDaemon, nixStore, container } = tools;
+  const namespaces = "--mount --pid --net --ipc --uts";
+  const daemon = `unix://${socketOf(directory)}?root=${directory}/root`;
+  const environment = containerEnvironment(directory, tools).map((word) => `'${word}'`);
+  // The container of an ordinary user has that user alone, whom its daemon trusts; a newer Nix can be told not to.
+  const own = "--extra-experimental-features daemon-trust-override --force-untrusted";
+  const [sessions, stdio, serve] =
+    ids === undefined
+      ? [
+          `case $1 in
+  trusted) remote='${daemon}' become= untrusted= ;;
+  *) remote='local?root=${directory}/root' become='${asSingleUser(tools).join(" ")}' untrusted='${own}' ;;
+esac`,
+          "--stdio $untrusted",
+          '[ "$1" = trusted ] || refuse "ssh:// is for fully trusted clients here, take ssh-ng://"',
+        ]
+      : [
+          `case $1 in trusted) id=${containerIds.trusted} ;; *) id=${containerIds.untrusted} ;; esac
+remote='${daemon}' become=`,
+          "--stdio",
+          ":",
+        ];
+  const user = ids === undefined ? enterUser("$pid", ids).join(" ") : "--target $pid --user -S $id -G $id";
   return `#!/bin/sh
-export NIX_CONF_DIR='${directory}' NIX_STATE_DIR='${directory}/state' NIX_LOG_DIR='${directory}/log'
-export NIX_USER_CONF_FILES='' HOME='${directory}' NIX_REMOTE=''
+refuse() {
+  echo "nix-builder-fleet: $1; refused" >&2
+  exit 1
+}
+read -r pid started <'${directory}/container.pid' || refuse "this builder does not run"
+read -r stat 2>/dev/null </proc/$pid/stat || refuse "this builder does not run"
+level=$1
+set -- \${stat##*) }
+# With its start time the pid names the process for good: no other one is entered.
+[ "\${20}" = "$started" ] || refuse "this builder does not run"
+set -- "$level"
+${sessions}
+enter() {
+  exec '${container.nsenter}' ${user} ${namespaces} -- $become env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "$@"
+}
 case "\${SSH_ORIGINAL_COMMAND:-}" in
-  "nix-daemon --stdio") exec '${tools.nixDaemon}' --stdio ${store} ;;
-  "nix-store --serve --write") exec '${tools.nixStore}' --serve --write ${store} ;;
-  *)
-    echo "nix-builder-fleet: this key may only speak the Nix store protocols; refused" >&2
-    exit 1
+  "nix-daemon --stdio") enter '${nixDaemon}' ${stdio} ;;
+  "nix-store --serve --write")
+    ${serve}
+    enter '${nixStore}' --serve --write
     ;;
+  *) refuse "this key may only speak the Nix store protocols" ;;
 esac
 `;
 }
@@ -86,22 +127,28 @@ DisableForwarding yes
 PermitUserEnvironment no
 # Keeps bash from reading ~/.bashrc before the forced command: what that prints would break the protocol, and what it does takes time.
 SetEnv SHLVL=1
-MaxStartups 100:30:200
-MaxSessions 100
+# Whoever connects and says nothing is gone soon, and others aren't turned away meanwhile: all come from the same address.
+LoginGraceTime 10
+MaxStartups 200:30:400
+${account.penalties ? "PerSourcePenalties no\n" : ""}MaxSessions 100
 ClientAliveInterval 30
 ClientAliveCountMax 4
 LogLevel INFO
 `;
 }
 
-function nixConf(machine: LocalMachine, account: LocalAccount): string {
+function nixConf(machine: LocalMachine, account: LocalAccount, withBuildUsers: boolean): string {
   const defaults = defaultsFor(account.size);
   const maxJobs = machine.maxJobs ?? defaults.maxJobs;
   return [
     "sandbox = true",
     "sandbox-fallback = false",
-    `sandbox-paths = /bin/sh=${machine.directory}/${shellName}`,
-    `build-users-group = ${account.buildUsersGroup}`,
+    `sandbox-paths = /bin/sh=/${shellName}`,
+    `build-users-group = ${withBuildUsers ? containerUsers.buildGroup : ""}`,
+    `allowed-users = root ${containerUsers.untrusted} ${containerUsers.trusted}`,
+    `trusted-users = root ${containerUsers.trusted}`,
+    `extra-trusted-public-keys = ${machine.trustedPublicKeys.join(" ")}`,
+    `secret-key-files = ${machine.directory}/conf/signing-key`,
     `max-jobs = ${maxJobs}`,
     `cores = ${defaults.cores}`,
     `min-free = ${defaults.minFreeMiB * 2 ** 20}`,

@@ -1,7 +1,8 @@
-/** Starts and stops one local builder: an sshd of its own in front of a Nix store of its own. */
-import { spawn } from "node:child_process";
+/** Starts and stops one local builder: an sshd of its own in front of a container with a Nix daemon and a store of its own. */
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import {
   chmodSync,
+  chownSync,
   closeSync,
   copyFileSync,
   existsSync,
@@ -10,6 +11,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   statfsSync,
   writeFileSync,
 } from "node:fs";
@@ -18,14 +20,31 @@ import { availableParallelism, totalmem, userInfo } from "node:os";
 import { basename, dirname, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
+import {
+  containerInputs,
+  markOfContainer,
+  restartDaemon,
+  runningContainer,
+  startContainer,
+  type Container,
+} from "./container.ts";
 import { localMachineFiles, shellName, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
 import { dropGeneration, presentGeneration, writeGeneration } from "./generation.ts";
+import { idRangeFor } from "./ids.ts";
 import { formerPlace, isLeftAlone, placeHere, placeOf, writePlace, type Place } from "./place.ts";
-import { listenerOn, listensOn, marksOfMachine, runningSshd, stopProcesses, stopSessions } from "./processes.ts";
+import {
+  isRunning,
+  listenerOn,
+  listensOn,
+  marksOfMachine,
+  runningSshd,
+  stopProcesses,
+  stopSessions,
+} from "./processes.ts";
 import { systems } from "../nix/system.ts";
 import type { LocalMachine } from "./spec.ts";
-import { findLocalTools } from "./tools.ts";
+import { findLocalTools, type LocalTools } from "./tools.ts";
 
 /** An IPv4 address and a TCP port. */
 type Socket = Pick<LocalMachine, "address" | "port">;
@@ -40,30 +59,75 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   const { directory } = machine;
   const tools = findLocalTools(machine.system);
   // What a start that was cut off has changed is not known, nor which connections count no more since: it begins anew.
-  const known = runningSshd(directory) !== undefined && presentGeneration(directory) !== undefined;
+  const known = isRunning(directory) && presentGeneration(directory) !== undefined;
   if (!known) await stopProcesses(marksOfMachine(directory));
   // Before anything changes: a builder that can't move goes on where it is.
   await refuseTakenSocket(directory, machine);
   if (machine.emulatedFor !== undefined) registerEmulation(machine.emulatedFor, machine.system);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   dropGeneration(directory);
-  for (const folder of ["root", "state", "log"]) mkdirSync(`${directory}/${folder}`, { recursive: true });
-  copyProgram(tools.shell, `${directory}/${shellName}`);
-  const keys = read(`${directory}/authorized_keys`).split("\n");
-  const before = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
-  for (const [name, { text, mode }] of Object.entries(localMachineFiles(machine, tools, thisAccount(directory)))) {
-    writeFileSync(`${directory}/${name}`, text, { mode });
-    chmodSync(`${directory}/${name}`, mode);
-  }
-  // Only these two are read at start; authorized_keys, the forced command and nix.conf count from the next connection on.
-  const after = `${read(`${directory}/sshd_config`)}${read(`${directory}/ssh_host_ed25519_key`)}`;
-  const stands = before === after && listensOn(directory, socketOf(machine));
-  if (known && !stands) await stopProcesses(marksOfMachine(directory));
-  if (!known || !stands) await startSshd(tools.sshd, machine);
-  // Keys are asked for when a connection begins; one that a key opened which counts no more would go on for as long as it is kept.
+  const ids = process.getuid?.() === 0 ? idRangeFor(directory) : undefined;
+  const container: Container = { directory, tools, ids };
+  const changed = writeFiles(machine, container);
+  // Only these two are read at sshd's start; authorized_keys and the forced command count from the next connection on.
+  const stands = known && !changed.has("sshd_config") && !changed.has("ssh_host_ed25519_key");
+  const inputs = containerInputs(container);
+  const isSame = read(`${directory}/container.inputs`) === inputs && runningContainer(directory) !== undefined;
+  if (!isSame) {
+    await stopProcesses([markOfContainer(directory)]);
+    rmSync(`${directory}/container.inputs`, { force: true });
+    // Builds that the end of a container cut off.
+    rmSync(`${directory}/tmp`, { recursive: true, force: true });
+    makeFolders(container);
+    await startContainer(container).catch(async (error: unknown) => {
+      await stopProcesses([markOfContainer(directory)]);
+      throw error;
+    });
+    writeFileSync(`${directory}/container.inputs`, inputs);
+  } else if (changed.has("conf/nix.conf") || changed.has("conf/signing-key")) await restartDaemon(container);
+  const listens = stands && listensOn(directory, socketOf(machine));
+  if (known && !listens) await stopProcesses([`-f ${directory}/sshd_config`]);
+  if (!listens) await startSshd(tools.sshd, machine);
+  // Keys are asked for when a connection begins; one that a key opened which counts no more, or at another level, would go on for as
+  // long as it is kept.
   const present = read(`${directory}/authorized_keys`).split("\n");
-  if (keys.some((key) => !present.includes(key))) await stopSessions(directory);
+  const former = changed.get("authorized_keys")?.split("\n") ?? [];
+  if (former.some((key) => !present.includes(key))) await stopSessions(directory);
   writeGeneration(directory, generation);
+}
+
+/** Writes the builder's files. @returns Of each that is another one now, its former text; empty where there was none. */
+function writeFiles(machine: LocalMachine, container: Container): Map<string, string> {
+  const { directory } = machine;
+  const { ids, tools } = container;
+  const changed = new Map<string, string>();
+  copyProgram(tools.shell, `${directory}/${shellName}`);
+  for (const folder of ["etc", "conf"]) mkdirSync(`${directory}/${folder}`, { recursive: true, mode: 0o755 });
+  for (const [name, { text, mode }] of Object.entries(
+    localMachineFiles(machine, container, thisAccount(directory, tools)),
+  )) {
+    const path = `${directory}/${name}`;
+    const before = read(path);
+    if (before !== text || !existsSync(path)) changed.set(name, before);
+    // Replaced, not rewritten: what is read meanwhile is whole.
+    writeFileSync(`${path}.new`, text, { mode: 0o600 });
+    chmodSync(`${path}.new`, mode);
+    // Its root signs with it; everybody else of the container must not read it.
+    if (name === "conf/signing-key" && ids !== undefined) chownSync(`${path}.new`, ids.first, ids.first);
+    renameSync(`${path}.new`, path);
+  }
+  return changed;
+}
+
+/** The folders that the container writes to, as its own root's. */
+function makeFolders({ directory, ids }: Container): void {
+  const folders = ["root", "state", "log", "run", "tmp"].map((name) => `${directory}/${name}`);
+  for (const folder of folders) mkdirSync(folder, { recursive: true });
+  chmodSync(`${directory}/tmp`, 0o1777);
+  if (ids === undefined) return;
+  const strange = folders.filter((folder) => statSync(folder).uid !== ids.first);
+  // A store from before this builder had a container, or a moved one. No link is followed.
+  if (strange.length > 0) execFileSync("chown", ["-hR", `${ids.first}:${ids.first}`, ...strange]);
 }
 
 /** Stops a builder and removes its folder, the store included. Safe to repeat. */
@@ -107,6 +171,7 @@ export async function claimPlace(place: Place, generation: string): Promise<void
 async function endAll({ directory, owner }: Place): Promise<void> {
   await stopProcesses([
     `-f ${directory}/machines/`,
+    markOfContainer(`${directory}/machines`),
     // Builders, and smoke tests under way.
     `root=${directory}/`,
     // ssh, also when it keeps a connection for the next build: its title is the socket's path then.
@@ -199,13 +264,13 @@ async function startSshd(sshd: string, { directory, address, port }: LocalMachin
   child.unref();
 }
 
-function thisAccount(directory: string): LocalAccount {
+function thisAccount(directory: string, tools: LocalTools): LocalAccount {
   const { bsize, blocks, bavail } = statfsSync(directory);
   const root = process.getuid?.() === 0;
   return {
     user: userInfo().username,
     usePam: root && /^root:!/m.test(read("/etc/shadow")),
-    buildUsersGroup: root && /^nixbld:[^:]*:[^:]*:./m.test(read("/etc/group")) ? "nixbld" : "",
+    penalties: knowsPenalties(tools.sshd),
     size: {
       cpus: availableParallelism(),
       memoryMiB: Math.floor(totalmem() / 2 ** 20),
@@ -213,6 +278,13 @@ function thisAccount(directory: string): LocalAccount {
       diskFreeMiB: Math.floor((bavail * bsize) / 2 ** 20),
     },
   };
+}
+
+/** An sshd stops at a setting that it doesn't know: the version tells. */
+function knowsPenalties(sshd: string): boolean {
+  const { stdout, stderr } = spawnSync(sshd, ["-V"], { encoding: "utf8" });
+  const [, major = 0, minor = 0] = (/OpenSSH_(\d+)\.(\d+)/.exec(`${stdout}${stderr}`) ?? []).map(Number);
+  return major > 9 || (major === 9 && minor >= 8);
 }
 
 function read(path: string): string {

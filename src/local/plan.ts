@@ -7,9 +7,9 @@ import { emulation, emulationObstacle } from "./emulation.ts";
 import { wantedGeneration } from "./generation.ts";
 import { refuseTakenSocket } from "./machine.ts";
 import { formerPlace } from "./place.ts";
-import { runningSshd } from "./processes.ts";
+import { isRunning } from "./processes.ts";
 import { sandboxObstacle } from "./sandbox.ts";
-import { checkNixVersion, findLocalTools, MissingTool } from "./tools.ts";
+import { checkNixVersion, findLocalTools, MissingTool, networkObstacle } from "./tools.ts";
 
 /** The fleet as this machine can carry it. */
 export interface LocalPlan {
@@ -17,6 +17,8 @@ export interface LocalPlan {
   readonly spec: FleetSpec;
   /** One sentence for each builder that was left out. */
   readonly leftOut: readonly string[];
+  /** What the builders that are here do without, in a sentence; `undefined`: nothing. */
+  readonly doWithout: string | undefined;
   /** Systems whose emulation the fleet registers, because the machine doesn't have it. */
   readonly emulated: readonly System[];
 }
@@ -40,6 +42,7 @@ export async function planLocalBuilders(
   const builders: FleetSpec["builders"][number][] = [];
   const owner = emulationOwner(spec.fleet, directory);
   let nixChecked = false;
+  let doWithout: string | undefined;
   for (const builder of spec.builders) {
     if (builder.provider === "local") {
       const obstacle = builder.system === native ? undefined : foreignObstacle(owner, builder.system);
@@ -55,7 +58,10 @@ export async function planLocalBuilders(
         continue;
       }
       const tools = findLocalTools(builder.system);
-      if (!nixChecked) checkNixVersion(tools.nixDaemon);
+      if (!nixChecked) {
+        checkNixVersion(tools.nixDaemon);
+        doWithout = networkObstacle(tools.container);
+      }
       nixChecked = true;
       const noSandbox = sandboxObstacle();
       if (noSandbox !== undefined) throw new MissingTool(`builder '${builder.name}' can't be here: ${noSandbox}`);
@@ -75,7 +81,7 @@ export async function planLocalBuilders(
     builders.push(builder);
   }
   if (builders.length === 0) throw new MissingTool(`no builder is left:\n${leftOut.join("\n")}`);
-  return { spec: { ...spec, builders }, leftOut, emulated: [...emulated] };
+  return { spec: { ...spec, builders }, leftOut, doWithout, emulated: [...emulated] };
 }
 
 /** Name under which a fleet registers emulation on this machine: its own, and another for each checkout's stack. */
@@ -98,8 +104,7 @@ export function machineGeneration(
   emulated?: { readonly owner: string; readonly system: System },
 ): string {
   const runs =
-    runningSshd(directory) !== undefined &&
-    (emulated === undefined || emulation(emulated.owner, emulated.system) !== "none");
+    isRunning(directory) && (emulated === undefined || emulation(emulated.owner, emulated.system) !== "none");
   return wantedGeneration(directory, runs);
 }
 

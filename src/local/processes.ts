@@ -2,17 +2,24 @@
 import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { markOfContainer, runningContainer, statOf } from "./container.ts";
 
 interface Process {
   readonly pid: number;
   readonly command: string;
 }
 
-/** The pid of the sshd that listens for the builder in `directory`; `undefined` where none runs. */
+/** Whether the builder in `directory` takes builds: its sshd and its container run. */
+export function isRunning(directory: string): boolean {
+  return runningSshd(directory) !== undefined && runningContainer(directory) !== undefined;
+}
+
+/** The pid of the sshd that listens for the builder in `directory`; `undefined` where none runs, or it is stopped (SIGSTOP). */
 export function runningSshd(directory: string): number | undefined {
   try {
     const pid = Number(readFileSync(`${directory}/sshd.pid`, "utf8"));
-    return isOurs(pid) && commandOf(pid).includes(`-f ${directory}/sshd_config`) ? pid : undefined;
+    const isIt = isOurs(pid) && commandOf(pid).includes(`-f ${directory}/sshd_config`);
+    return isIt && statOf(pid)?.state !== "T" ? pid : undefined;
   } catch {
     return undefined;
   }
@@ -46,13 +53,13 @@ function listenAddress(command: string): { readonly directory: string; readonly 
 }
 
 /**
- * What tells a builder's processes from all others: sshd's configuration and Nix's store, both in its folder. With what stands before
- * the path, as another checkout's may end with this one's.
+ * What tells a builder's processes from all others: sshd's configuration, Nix's store, and what its container's first process is called. With
+ * what stands before the path, as another checkout's may end with this one's. All that runs in the container ends with its first process.
  *
  * @param directory The builder's folder.
  */
 export function marksOfMachine(directory: string): readonly string[] {
-  return [`-f ${directory}/sshd_config`, `root=${directory}/root`];
+  return [`-f ${directory}/sshd_config`, `root=${directory}/root`, markOfContainer(directory)];
 }
 
 /**
@@ -93,9 +100,10 @@ async function stop(find: (known: ReadonlySet<number>) => Process[]): Promise<vo
     if (Date.now() > deadline) {
       throw new Error(`process ${alive.map(({ pid, command }) => `${pid} (${command})`).join(", ")} does not end`);
     }
-    for (const { pid } of alive) {
+    for (const { pid, command } of alive) {
       known.add(pid);
-      kill(pid, signal);
+      // The first process of a PID namespace takes no other signal; Nix's database survives that.
+      kill(pid, command.includes(markOfContainer("")) ? "SIGKILL" : signal);
     }
     // A process that isn't our child can't be awaited; its entry in /proc is looked at again instead.
     await delay(20);
@@ -145,12 +153,18 @@ function parentOf(pid: number): number | undefined {
   }
 }
 
-/** Whether the process runs a program that builders and their clients run, for the user who runs this one. */
+/** Whether the process runs a program that builders and their clients run, for the user who runs this one, or in a container. */
 function isOurs(pid: number): boolean {
   try {
     // A program that was upgraded since is `… (deleted)`. Nix is one program by many names, OpenSSH's server is several.
     const program = basename(readlinkSync(`/proc/${pid}/exe`).replace(/ \(deleted\)$/, ""));
-    return /^(sshd|nix|ssh$)/.test(program) && statSync(`/proc/${pid}`).uid === process.getuid?.();
+    const user = process.getuid?.();
+    const isUsers = statSync(`/proc/${pid}`).uid === user;
+    if (commandOf(pid).includes(markOfContainer(""))) {
+      // A shell by any name; in a container of root's it is one of the container's users.
+      return /^(unshare|nsenter|setpriv|sh|dash|bash|ash|busybox.*)$/.test(program) && (isUsers || user === 0);
+    }
+    return /^(sshd|nix|ssh$)/.test(program) && isUsers;
   } catch {
     return false;
   }

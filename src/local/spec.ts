@@ -1,5 +1,6 @@
 /** What the script that runs local builders is told: the contract between the program and `main.ts`. */
 import type { System } from "../nix/system.ts";
+import type { ClientKey } from "../nix/trust.ts";
 
 /** One local builder, sent as JSON on the script's standard input because it holds the private host key. */
 export interface LocalMachine {
@@ -16,8 +17,12 @@ export interface LocalMachine {
   readonly features: readonly string[];
   /** OpenSSH private key, PEM. */
   readonly hostPrivateKey: string;
-  /** OpenSSH public key lines: may do nothing but speak the two Nix protocols. */
-  readonly clientPublicKeys: readonly string[];
+  /** Keys that may run the two Nix protocols, each at its client's level. */
+  readonly clients: readonly ClientKey[];
+  /** Nix public keys, `NAME:BASE64`, whose signatures the builder takes beside Nix's own. */
+  readonly trustedPublicKeys: readonly string[];
+  /** Nix secret key, `NAME:BASE64`, with which it signs what it builds. */
+  readonly signingKey: string;
   /** OpenSSH public key line: may run any command. */
   readonly adminPublicKey: string;
 }

@@ -1,13 +1,36 @@
 /** Finds the programs that local builders run, on PATH and where set-up puts what PATH doesn't have. */
-import { accessSync, constants, existsSync, readFileSync, realpathSync } from "node:fs";
+import { accessSync, constants, existsSync, lstatSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { homedir } from "node:os";
-import { delimiter } from "node:path";
+import { basename, delimiter, dirname, resolve } from "node:path";
 import { spawnSync } from "node:child_process";
 import { kernelArch, type System } from "../nix/system.ts";
-import type { LocalTools } from "./files.ts";
 
 /** The oldest Nix that is taken, because it is the oldest that was tried (Debian 12 has it); `ssh-ng://` builds since 2.4. */
 export const oldestNix = "2.8";
+
+/** Absolute paths of the programs that make and enter a builder's container. */
+export interface ContainerTools {
+  readonly unshare: string;
+  readonly nsenter: string;
+  readonly setpriv: string;
+  readonly mount: string;
+  readonly pivotRoot: string;
+  /** Both are needed for a way out to the network; `undefined`: builds have none. */
+  readonly ip: string | undefined;
+  readonly pasta: string | undefined;
+}
+
+/** Absolute paths of the programs that a local builder runs. */
+export interface LocalTools {
+  readonly sshd: string;
+  readonly nixDaemon: string;
+  readonly nixStore: string;
+  /** Folder in which Nix's programs were found. */
+  readonly nix: string;
+  /** Static busybox for the builder's system: `/bin/sh` in the sandbox. */
+  readonly shell: string;
+  readonly container: ContainerTools;
+}
 
 /** Something on this machine is missing or too old; the message says what, why, and what supplies it. */
 export class MissingTool extends Error {
@@ -37,7 +60,58 @@ export function findLocalTools(system: System): LocalTools {
       `a static busybox for ${system} is missing: it is /bin/sh in the build sandbox; \`npm run setup\` fetches it`,
     );
   }
-  return { sshd: realpathSync(sshd), nixDaemon, nixStore, shell };
+  return {
+    sshd: realpathSync(sshd),
+    nix: dirname(nixDaemon),
+    nixDaemon: inPlace(nixDaemon),
+    nixStore: inPlace(nixStore),
+    shell,
+    container: findContainerTools(),
+  };
+}
+
+/** Where a program really is, as profiles are links; its own name stays, as Nix is one program by many names. */
+function inPlace(program: string): string {
+  const path = `${realpathSync(dirname(program))}/${basename(program)}`;
+  const target = lstatSync(path).isSymbolicLink() ? resolve(dirname(path), readlinkSync(path)) : path;
+  return target !== path && basename(target) === basename(path) ? inPlace(target) : path;
+}
+
+function findContainerTools(): ContainerTools {
+  const systemFolders = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/run/current-system/sw/bin"];
+  const needed = (program: string): string => {
+    const path = find(program, systemFolders);
+    if (path !== undefined) return inPlace(path);
+    throw new MissingTool(
+      `${program} is missing: a local builder's container is made with it; install util-linux, which has it`,
+    );
+  };
+  const optional = (program: string): string | undefined => {
+    const path = find(program, systemFolders);
+    return path === undefined ? undefined : inPlace(path);
+  };
+  return {
+    unshare: needed("unshare"),
+    nsenter: needed("nsenter"),
+    setpriv: needed("setpriv"),
+    mount: needed("mount"),
+    pivotRoot: needed("pivot_root"),
+    ip: optional("ip"),
+    pasta: optional("pasta"),
+  };
+}
+
+/** Why builds on local builders have no network, and what gives them one, in words; `undefined`: they have. */
+export function networkObstacle({ ip, pasta }: ContainerTools): string | undefined {
+  const missing = [
+    ...(pasta === undefined ? ["pasta (package passt)"] : []),
+    ...(ip === undefined ? ["ip (package iproute2)"] : []),
+  ];
+  if (missing.length === 0) return undefined;
+  return (
+    `builds on this machine's builders have no network, so those that fetch something (fixed-output derivations) fail: ` +
+    `${missing.join(" and ")} is missing, without which they would reach every service of this machine; install it, then \`npm run setup\``
+  );
 }
 
 /**

@@ -2,6 +2,7 @@
 import { isIPv4, isIPv6, SocketAddress } from "node:net";
 import { toHostKey, toPublicHostKey } from "../ssh/hostKey.ts";
 import { InvalidValue } from "./invalidValue.ts";
+import { trustLevels, type Trust } from "./trust.ts";
 
 /** Nix's two ways of talking to a store over SSH: `ssh-ng` runs `nix-daemon --stdio`, `ssh` runs `nix-store --serve`. */
 export const protocols = ["ssh-ng", "ssh"] as const;
@@ -15,6 +16,8 @@ const longestWord = 100;
 
 /** What Unicode counts among letters or marks and nobody sees. */
 const invisible = /\p{Default_Ignorable_Code_Point}/u;
+/** User to log in as, by the client's level. */
+export type SshUsers = Readonly<Record<Trust, string>>;
 
 /**
  * One entry of `nix.buildMachines`, with the field names of nixpkgs, plus `alias` and `port`.
@@ -36,6 +39,10 @@ export interface BuildMachine {
   readonly systems: readonly string[];
   /** User to log in as. */
   readonly sshUser: string;
+  /** What it takes from this client; `undefined`: a host that isn't the fleet's, which decides that for itself. */
+  readonly trust?: Trust;
+  /** Where clients of other levels log in as other users; see `atTrust`. */
+  readonly sshUsers?: SshUsers;
   /** Path, on the client, of the private key; `undefined`: the key that the client directory holds. */
   readonly sshKey?: string;
   /** Derivations it builds at the same time, for one client. At least 1. */
@@ -50,9 +57,15 @@ export interface BuildMachine {
   readonly publicHostKey: string;
 }
 
+/** The builder as a client of another level has it. */
+export function atTrust(machine: BuildMachine, trust: Trust): BuildMachine {
+  if (machine.trust === undefined) return machine;
+  return { ...machine, trust, sshUser: machine.sshUsers?.[trust] ?? machine.sshUser };
+}
+
 /**
  * Checks one builder and brings it into its one canonical form: the address as ssh looks it up, no feature twice, mandatory
- * features not again among the supported ones, the host key without comment.
+ * features not again among the supported ones, the host key without comment, the user of this client alone.
  *
  * Its strings go unquoted into the `machines` file (split on white space, `;`, `#`), ssh_config, Nix, YAML and shell text, so each
  * is held to what is harmless in all of them.
@@ -73,6 +86,7 @@ export function checkBuildMachine(machine: BuildMachine, where: string = machine
     protocol: checkProtocol(machine.protocol, at("protocol")),
     systems: unique(machine.systems).map((system) => checkSystem(system, at("systems"))),
     sshUser: checkSshUser(machine.sshUser, at("sshUser")),
+    ...(machine.trust === undefined ? {} : { trust: checkTrust(machine.trust, at("trust")) }),
     ...(sshKey === undefined ? {} : { sshKey: checkPath(sshKey, at("sshKey")) }),
     maxJobs: checkWhole(machine.maxJobs, at("maxJobs"), 1, largestNumber),
     speedFactor: checkWhole(machine.speedFactor, at("speedFactor"), 1, largestNumber),
@@ -184,6 +198,13 @@ function matches(pattern: RegExp, value: unknown): boolean {
 function checkWhole(value: number, field: string, least: number, most: number): number {
   if (Number.isInteger(value) && value >= least && value <= most) return value;
   throw new InvalidValue(field, value, `a whole number from ${least} to ${most}`);
+}
+
+/** Types don't hold for JSON from outside. */
+function checkTrust(trust: string, field: string): Trust {
+  const known = trustLevels.find((one) => one === trust);
+  if (known !== undefined) return known;
+  throw new InvalidValue(field, trust, `one of ${trustLevels.join(", ")}`);
 }
 
 /** Types don't hold for JSON from outside. */

@@ -127,6 +127,27 @@ export function fixedOutputExpression(derivation: SmokeDerivation): string {
   );
 }
 
+/** What a build must not be able to change, one word each. */
+export type Hole = "kernel" | "devices" | "shell" | "inputs";
+
+/**
+ * A derivation whose output is its nonce and the holes that it found. It looks without changing anything: opened for appending, nothing is
+ * written, and what a build owns it can change whatever its mode. The shell's own means alone, as for all of them.
+ */
+export function takeoverExpression(derivation: SmokeDerivation): string {
+  const { nonce } = derivation;
+  return expression(
+    derivation,
+    `found=
+    if ( : >> /proc/sys/kernel/core_pattern ) 2>/dev/null; then found="$found kernel"; fi
+    if [ -O /dev/null ]; then found="$found devices"; fi
+    if [ -w /bin/sh ]; then found="$found shell"; fi
+    if [ -O $file ] || [ -w $file ]; then found="$found inputs"; fi
+    echo "${nonce}$found" > $out`,
+    `file = builtins.toFile "fleet-smoke-${nonce}-file" "${nonce}\\n";`,
+  );
+}
+
 /** A derivation that runs a shell script. */
 function expression({ nonce, system, features }: SmokeDerivation, script: string, attributes = ""): string {
   return `derivation {

@@ -55,7 +55,11 @@ export async function runSmokeTest(test: SmokeTest): Promise<Verdict> {
     const verdict = await firstBuild(test, machine, builds);
     if (test.level === "quick") return verdict;
     // Only here, so that the quick test of every deployment needn't read them.
-    const [{ runMatrix }, { tryRefusals }] = await Promise.all([import("./matrix.ts"), import("./refusals.ts")]);
+    const [{ runMatrix }, { tryRefusals }, { tryTakeover }] = await Promise.all([
+      import("./matrix.ts"),
+      import("./refusals.ts"),
+      import("./takeover.ts"),
+    ]);
     const others = machines.filter(({ alias }) => alias !== test.alias);
     // Somebody else's forced command may know the configured protocol only.
     const spoken = test.ownMachine ? protocols : [machine.protocol];
@@ -64,6 +68,7 @@ export async function runSmokeTest(test: SmokeTest): Promise<Verdict> {
       ...verdict.cases,
       await isValidThereAlone(machine, others, verdict.storePath ?? "", builds),
       ...cases,
+      await tryTakeover(machine, builds, test.ownMachine),
       ...(await tryRefusals(machine, test)),
     ];
     const whole = { ...verdict, cases: all, ...(mebibytesPerSecond !== undefined && { mebibytesPerSecond }) };

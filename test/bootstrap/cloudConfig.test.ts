@@ -14,8 +14,15 @@ const birth: Birth = {
   hostPrivateKey: "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n-----END OPENSSH PRIVATE KEY-----\n",
   hostPublicKey: "ssh-ed25519 AAAAhost",
   adminPublicKey: "ssh-ed25519 AAAAadmin",
-  clientPublicKeys: ["ssh-ed25519 AAAAclient"],
-  parameters: { provider: "hcloud", maxJobs: null, systemFeatures: [], keepDays: 14, automaticUpgrades: false },
+  clients: [{ publicKey: "ssh-ed25519 AAAAclient", trust: "signed" }],
+  parameters: {
+    provider: "hcloud",
+    maxJobs: null,
+    trustedClients: false,
+    systemFeatures: [],
+    keepDays: 14,
+    automaticUpgrades: false,
+  },
   builderNix: "{ }\n",
   conversion,
 };
@@ -55,7 +62,14 @@ describe("a server's user data", () => {
     const snapshot = config.parse(parse(cloudConfig({ ...birth, conversion: undefined })));
     expect(snapshot.runcmd).toBeUndefined();
     const names = snapshot.write_files.map(({ path }) => path.replace("/etc/nixos/nix-builder/", ""));
-    expect(names).toEqual(["builder.nix", "parameters.json", "keys/root", "keys/nix-builder", "born"]);
+    expect(names).toEqual([
+      "builder.nix",
+      "parameters.json",
+      "keys/root",
+      "keys/nix-builder",
+      "keys/nix-builder-trusted",
+      "born",
+    ]);
   });
 
   it("is refused when it is larger than Hetzner accepts", () => {

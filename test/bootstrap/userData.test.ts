@@ -19,13 +19,14 @@ const hostPublicKey = readFileSync(join(directory, "key.pub"), "utf8");
 const birth = {
   hostPrivateKey,
   hostPublicKey,
-  clientPublicKeys: ["ssh-ed25519 AAAACLIENT"],
+  clients: [{ publicKey: "ssh-ed25519 AAAACLIENT", trust: "signed" }],
   adminPublicKey: "ssh-ed25519 AAAAADMIN",
   parameters: {
     provider: "aws",
     maxJobs: null,
     systemFeatures: ["big-parallel"],
     keepDays: 14,
+    trustedClients: false,
     automaticUpgrades: false,
   },
   builderNix,
@@ -48,8 +49,10 @@ describe("an instance's user data", () => {
 
   it("leaves room below the limit, and says so when there is none", () => {
     expect(Buffer.byteLength(instanceUserData(birth))).toBeLessThan(ec2UserDataLimit / 2);
-    const clientPublicKeys = Array.from({ length: 300 }, () => `ssh-ed25519 ${randomBytes(51).toString("base64")}`);
-    expect(() => instanceUserData({ ...birth, clientPublicKeys })).toThrow(
+    const clients = Array.from({ length: 300 }, () => {
+      return { publicKey: `ssh-ed25519 ${randomBytes(51).toString("base64")}`, trust: "none" } as const;
+    });
+    expect(() => instanceUserData({ ...birth, clients })).toThrow(
       /the user data has \d+ bytes, but EC2 allows only 16384; configure fewer clients/,
     );
   });

@@ -20,7 +20,7 @@ beforeAll(async () => {
   fleet = await LocalFleet.start({ alias: "t-a" });
   const { machine, local } = fleet.builder("t-a");
   const peculiarities: Peculiarities = {
-    nixConfDir: local.directory,
+    nixConfDir: `${local.directory}/conf`,
     ownStore: `${local.directory}/root`,
     sshdConfig: `${local.directory}/sshd_config`,
   };
@@ -87,6 +87,7 @@ describe("a builder", () => {
       "Nix daemon",
       "trust, features and a build",
       "clock",
+      "what builds reach",
       "disk",
       "sshd limits",
       "Nix versions",
@@ -131,7 +132,7 @@ describe("a builder", () => {
   });
 
   it("that lets the client's key run anything", async () => {
-    change("authorized_keys", (text) => text.replaceAll(/^restrict\S* /gm, ""));
+    change("authorized_keys", (text) => text.replaceAll(/^restrict(,command="[^"]*")? /gm, ""));
     const findings = await examineBuilder(builder);
     expect(complaints(findings).join()).toContain("forced command: the client's key may run any command");
     // And no Nix of that store answers behind an unforced command.
@@ -146,10 +147,10 @@ describe("a builder", () => {
   });
 
   it("that lost a feature, and whose sshd drops connections", async () => {
-    change("nix.conf", (text) => text.replace("system-features = big-parallel", "system-features = "));
-    change("sshd_config", (text) => text.replace("MaxStartups 100:30:200", "MaxStartups 10:30:100"));
+    change("conf/nix.conf", (text) => text.replace("system-features = big-parallel", "system-features = "));
+    change("sshd_config", (text) => text.replace("MaxStartups 200:30:400", "MaxStartups 10:30:100"));
     expect(complaints(await examineBuilder(builder)).join()).toContain("doesn't have the feature big-parallel");
-    change("nix.conf", (text) => `${text}system-features = big-parallel\n`);
+    change("conf/nix.conf", (text) => `${text}system-features = big-parallel\n`);
     expect(complaints(await examineBuilder(builder))).toEqual(["sshd limits: MaxStartups 10:30:100"]);
   });
 

@@ -10,7 +10,7 @@ import { emulation } from "../../src/local/emulation.ts";
 import { removeTree } from "../../src/local/folders.ts";
 import { startMachine } from "../../src/local/machine.ts";
 import { machineDirectory, machineGeneration, planLocalBuilders } from "../../src/local/plan.ts";
-import { runningSshd } from "../../src/local/processes.ts";
+import { runningSshd, stopProcesses } from "../../src/local/processes.ts";
 import type { LocalMachine } from "../../src/local/spec.ts";
 import { findLocalTools } from "../../src/local/tools.ts";
 import { storeUri } from "../../src/nix/machinesFile.ts";
@@ -93,6 +93,10 @@ describe("a builder at the address that another one of the stack had", () => {
   });
 });
 
+/** Clients of these keys, all fully trusted. */
+const full = (...keys: readonly KeyPair[]): LocalMachine["clients"] =>
+  keys.map(({ publicKey }) => ({ publicKey, trust: "full" }));
+
 describe("a connection that a key opened", () => {
   let fleet: LocalFleet;
   let revoked: KeyPair;
@@ -100,7 +104,7 @@ describe("a connection that a key opened", () => {
     fleet = await LocalFleet.start({ alias: "t-a" });
     revoked = keyPair(fleet.directory);
     const { local } = fleet.builder("t-a");
-    await startMachine({ ...local, clientPublicKeys: [fleet.client.publicKey, revoked.publicKey] }, "2");
+    await startMachine({ ...local, clients: full(fleet.client, revoked) }, "2");
     fleet.writeClient(undefined, revoked.privateKey);
   });
   afterEach(() => fleet.stop());
@@ -135,8 +139,8 @@ describe("a connection that a key opened", () => {
 
   it("goes on when another key comes in", async () => {
     await share();
-    const keys = [fleet.client.publicKey, revoked.publicKey, keyPair(fleet.directory).publicKey];
-    await startMachine({ ...fleet.builder("t-a").local, clientPublicKeys: keys }, "3");
+    const clients = full(fleet.client, revoked, keyPair(fleet.directory));
+    await startMachine({ ...fleet.builder("t-a").local, clients }, "3");
     expect((await ssh("-O", "check", "t-a")).exitCode).toBe(0);
     await ssh("-O", "exit", "t-a");
   });
@@ -217,7 +221,7 @@ describe.runIf(isBash)("an account whose ~/.bashrc prints something", () => {
     const config = `${directory}/sshd_config`;
     const ping = async (setEnv: string) => {
       writeFileSync(config, readFileSync(config, "utf8").replace(/^SetEnv .*/m, setEnv));
-      await fleet.kill("t-a");
+      await stopProcesses([`-f ${config}`]);
       execFileSync("/usr/sbin/sshd", ["-f", config, "-o", `ListenAddress=${address}:${port}`]);
       const env = clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/store` });
       const words = ["store", "ping", "--store", storeUri(fleet.builder("t-a").machine)];
@@ -251,7 +255,7 @@ describe("the generation of a builder", () => {
 
 /** A start that ends when everything but Nix's configuration is written. */
 async function cutOff(machine: LocalMachine): Promise<void> {
-  const last = `${machine.directory}/nix.conf`;
+  const last = `${machine.directory}/conf/nix.conf`;
   rmSync(last);
   mkdirSync(last);
   await expect(startMachine(machine, "cut off")).rejects.toThrow("EISDIR");

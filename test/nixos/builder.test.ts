@@ -83,13 +83,38 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
     }
   });
 
-  it("tells Nix the configured features, trusts the builder user, and sizes the rest on the machine", () => {
+  it("has a user whom Nix trusts only where a client is fully trusted, and binds that one to the forced command too", () => {
+    const users = (of: typeof builder) => [
+      of.nix.settings["trusted-users"],
+      of.services.openssh.settings["AllowUsers"],
+    ];
+    expect(users(builder)).toEqual([["root"], ["root", "nix-builder"]]);
+    expect(Object.keys(builder.users.users)).toEqual(["nix-builder"]);
+    const trusting = evaluate({ trustedClients: true });
+    expect(users(trusting)).toEqual([
+      ["root", "nix-builder-trusted"],
+      ["root", "nix-builder", "nix-builder-trusted"],
+    ]);
+    expect(Object.keys(trusting.users.users)).toEqual(["nix-builder", "nix-builder-trusted"]);
+    const own = mkdtempSync(`${directory}/`);
+    execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", `${own}/key`]);
+    writeFileSync(`${own}/sshd_config`, `HostKey ${own}/key\n${sshdConfig(trusting).config}`);
+    for (const user of ["nix-builder", "nix-builder-trusted"]) {
+      const words = ["-T", "-f", `${own}/sshd_config`, "-C", `user=${user},host=h,addr=192.0.2.1`];
+      const effective = execFileSync("/usr/sbin/sshd", words, { encoding: "utf8" });
+      expect(effective, user).toMatch(/^forcecommand .*nix-builder-ssh$/m);
+      expect(effective, user).toMatch(/^disableforwarding yes$/m);
+    }
+  });
+
+  it("tells Nix the configured features, and includes what the machine and the fleet say later", () => {
     expect(builder.nix.settings).toMatchObject({
       "system-features": ["big-parallel", "kvm"],
-      "trusted-users": ["root", "nix-builder"],
       sandbox: true,
     });
-    expect(builder.nix.extraOptions).toBe("!include /run/nix-builder/nix.conf");
+    expect(builder.nix.extraOptions).toBe(
+      "!include /run/nix-builder/nix.conf\n!include /etc/nixos/nix-builder/signing/nix.conf\n",
+    );
   });
 
   /** nix.conf as the builder writes it at its start, on a machine of this size. */
@@ -155,12 +180,17 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
 describe("a builder's key files", () => {
   it("never lets the client's key near root", () => {
     const files = keyFiles({
-      clientPublicKeys: ["ssh-ed25519 AAAAclient", "ssh-ed25519 AAAAother"],
+      clients: [
+        { publicKey: "ssh-ed25519 AAAAclient", trust: "none" },
+        { publicKey: "ssh-ed25519 AAAAother", trust: "signed" },
+        { publicKey: "ssh-ed25519 AAAAroot", trust: "full" },
+      ],
       adminPublicKey: "ssh-ed25519 AAAAadmin",
     });
     expect(files).toEqual({
       "keys/root": "ssh-ed25519 AAAAadmin\n",
       "keys/nix-builder": "restrict ssh-ed25519 AAAAclient\nrestrict ssh-ed25519 AAAAother\n",
+      "keys/nix-builder-trusted": "restrict ssh-ed25519 AAAAroot\n",
     });
   });
 });

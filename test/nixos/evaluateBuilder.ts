@@ -10,6 +10,7 @@ const parameters: BuilderParameters = {
   maxJobs: null,
   systemFeatures: ["big-parallel", "kvm"],
   keepDays: 14,
+  trustedClients: false,
   automaticUpgrades: false,
 };
 
@@ -25,6 +26,7 @@ const evaluated = z.object({
     }),
   }),
   systemd: z.object({ services: z.record(z.string(), service) }),
+  users: z.object({ users: z.record(z.string(), z.unknown()) }),
   system: z.object({ autoUpgrade: z.object({ enable: z.boolean() }) }),
   networking: z.object({ firewall: z.object({ extraCommands: z.string() }) }),
 });

@@ -154,7 +154,7 @@ describe("the full matrix", () => {
   );
 
   it("names every hole of a builder that lets the client's key do more", { timeout: 120_000 }, async () => {
-    change("authorized_keys", (text) => text.replaceAll(/^restrict\S* /gm, ""));
+    change("authorized_keys", (text) => text.replaceAll(/^restrict(,command="[^"]*")? /gm, ""));
     change("sshd_config", (text) =>
       text
         .replace("DisableForwarding yes", "DisableForwarding no")

@@ -8,6 +8,7 @@ import { removeMachine, startMachine } from "../../src/local/machine.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { systemOfThisMachine } from "../../src/nix/system.ts";
 import { toPublicHostKey } from "../../src/ssh/hostKey.ts";
+import { newSigningKey } from "./signingKey.ts";
 
 /** A running builder and what a client needs for it. */
 export interface LocalBuilder {
@@ -46,7 +47,9 @@ export async function startLocalBuilder(alias = "here"): Promise<LocalBuilder> {
       system,
       features,
       hostPrivateKey: host.privateKey,
-      clientPublicKeys: [client.publicKey],
+      clients: [{ publicKey: client.publicKey, trust: "full" }],
+      trustedPublicKeys: [],
+      signingKey: newSigningKey("local-builder").secretKey,
       adminPublicKey: admin.publicKey,
     },
     "1",

@@ -12,6 +12,7 @@ import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { clientFiles } from "../../src/nix/clientFiles.ts";
 import { systemOfThisMachine, type System } from "../../src/nix/system.ts";
 import { toPublicHostKey } from "../../src/ssh/hostKey.ts";
+import { newSigningKey } from "./signingKey.ts";
 
 /** This machine's own system. */
 export const system: System = systemOfThisMachine() ?? "x86_64-linux";
@@ -55,6 +56,7 @@ export class LocalFleet {
   static async start(...options: readonly BuilderOptions[]): Promise<LocalFleet> {
     const root = mkdtempSync(`${tmpdir()}/fleet-`);
     const [client, admin] = [keyPair(root), keyPair(root)];
+    const signer = newSigningKey("local-builders");
     const builders = options.map((one, index): FleetBuilder => {
       const host = keyPair(root);
       const address = {
@@ -81,7 +83,9 @@ export class LocalFleet {
         features: [...machine.supportedFeatures, ...machine.mandatoryFeatures],
         maxJobs: machine.maxJobs,
         hostPrivateKey: host.privateKey,
-        clientPublicKeys: [client.publicKey],
+        clients: [{ publicKey: client.publicKey, trust: "full" }],
+        trustedPublicKeys: [signer.publicKey],
+        signingKey: signer.secretKey,
         adminPublicKey: admin.publicKey,
       };
       return { machine, local };

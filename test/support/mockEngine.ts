@@ -1,5 +1,5 @@
 /** A mocked engine for tests of wiring: notes what a program registers, and answers for keys and commands. */
-import { createHash } from "node:crypto";
+import { createHash, generateKeyPairSync } from "node:crypto";
 import * as pulumi from "@pulumi/pulumi";
 import { MockMonitor } from "@pulumi/pulumi/runtime/mocks.js";
 
@@ -95,7 +95,14 @@ function shortened(typeAndName: string): string {
 
 function usualOutputs(type: string, name: string): object {
   if (type.startsWith("tls:"))
-    return { privateKeyOpenssh: `PRIVATE ${name}`, publicKeyOpenssh: `${publicKeyOf(name)}\n` };
+    return {
+      privateKeyOpenssh: `PRIVATE ${name}`,
+      publicKeyOpenssh: `${publicKeyOf(name)}\n`,
+      privateKeyPemPkcs8: generateKeyPairSync("ed25519", {
+        privateKeyEncoding: { type: "pkcs8", format: "pem" },
+        publicKeyEncoding: { type: "spki", format: "pem" },
+      }).privateKey,
+    };
   if (type.startsWith("command:remote")) return { stdout: measured };
   return { stdout: `{"verified":true,"alias":"${name}","seconds":1}` };
 }

@@ -1,6 +1,8 @@
-/** Ends a test run with why tests were skipped and the line `N passed, N failed, N skipped`. */
+/** Ends a test run with the attacks that were stopped, why tests were skipped, and the line `N passed, N failed, N skipped`. */
 import { writeFileSync } from "node:fs";
+import Table from "cli-table3";
 import type { Reporter, SerializedError, TestModule } from "vitest/node";
+import type { Attack } from "./attack.ts";
 
 /** What a run came to. */
 export interface Counts {
@@ -21,11 +23,13 @@ export function lastLine({ passed, failed, skipped }: Counts): string {
 export default class CountingReporter implements Reporter {
   onTestRunEnd(modules: readonly TestModule[], errors: readonly SerializedError[]): void {
     const counts = { passed: 0, failed: errors.length, skipped: 0 };
+    const attacks: Attack[] = [];
     for (const module of modules) {
       // A file that can't be loaded has no tests that could fail.
       if (module.errors().length > 0) counts.failed += 1;
       for (const test of module.children.allTests()) {
         const result = test.result();
+        if (result.state === "passed") attacks.push(...(test.meta().attacks ?? []));
         if (result.state === "passed") counts.passed += 1;
         else if (result.state === "failed") counts.failed += 1;
         else {
@@ -35,8 +39,20 @@ export default class CountingReporter implements Reporter {
         }
       }
     }
+    if (attacks.length > 0) console.log(renderAttacks(attacks));
     const file = process.env["FLEET_TEST_COUNTS"];
     if (file !== undefined) writeFileSync(file, JSON.stringify(counts));
     else console.log(lastLine(counts));
   }
+}
+
+function renderAttacks(attacks: readonly Attack[]): string {
+  const table = new Table({
+    head: ["attack", "what was tried", "what stopped it"],
+    colWidths: [32, 56, 56],
+    wordWrap: true,
+    style: { head: [], border: [] },
+  });
+  for (const { attack, tried, stopped } of attacks) table.push([attack, tried, stopped]);
+  return table.toString();
 }

@@ -1,4 +1,7 @@
-/** Static shells for the build sandboxes, and the emulator for the builder of the architecture that this machine isn't. */
+/**
+ * What builders on this machine need beside Nix and sshd: static shells for the build sandboxes, the way out of their containers to the
+ * network, and the emulator for the builder of the architecture that this machine isn't.
+ */
 import { chmodSync, cpSync, existsSync, lstatSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { cacheDirectory, withLock } from "../launch.mjs";
@@ -14,6 +17,8 @@ export interface Emulation {
   readonly busybox: Readonly<Partial<Record<Cpu, string>>>;
   /** The statically linked emulator for the foreign architecture; absent if it can't be had. */
   readonly qemu?: string;
+  /** pasta, of the package passt: carries what builds that may fetch something send; absent if it can't be had. */
+  readonly pasta?: string;
 }
 
 const debianName: Record<Cpu, string> = { x86_64: "amd64", aarch64: "arm64" };
@@ -33,6 +38,7 @@ export async function findEmulation(host: Host): Promise<Emulation> {
     own: at(names.own),
     foreign: at(names.foreign),
     qemu: at(names.qemu) ?? staticProgram(names.qemu),
+    pasta: at("pasta") ?? findProgram("pasta"),
   });
   const busybox = staticProgram("busybox");
   if (at(names.own) === undefined && busybox !== undefined) place(busybox, names.own);
@@ -40,7 +46,7 @@ export async function findEmulation(host: Host): Promise<Emulation> {
   const missing = Object.entries(found).filter(([, path]) => path === undefined);
   let why = `this is not a Debian or Ubuntu, where they would be fetched from`;
   if (missing.length > 0 && host.distribution !== "other") {
-    why = await step("fetching busybox and qemu for the builders with apt", () =>
+    why = await step("fetching busybox, qemu and pasta for the builders with apt", () =>
       withLock(join(cacheDirectory(), "bin.lock"), async () => {
         found = find();
         return fetchMissing();
@@ -57,6 +63,7 @@ export async function findEmulation(host: Host): Promise<Emulation> {
       ...(found.foreign === undefined ? {} : { [foreign]: found.foreign }),
     },
     ...(found.qemu === undefined ? {} : { qemu: found.qemu }),
+    ...(found.pasta === undefined ? {} : { pasta: found.pasta }),
   };
 
   /** Fetches what is missing, each piece for itself. Returns why the last one that failed did. */
@@ -72,6 +79,7 @@ export async function findEmulation(host: Host): Promise<Emulation> {
     try {
       if (found.own === undefined) await attempt(() => shell(own, []));
       if (found.qemu === undefined) await attempt(emulator);
+      if (found.pasta === undefined) await attempt(wayOut);
       const qemu = find().qemu;
       if (found.foreign === undefined && qemu !== undefined) await attempt(() => shell(foreign, [qemu]));
     } finally {
@@ -86,6 +94,14 @@ export async function findEmulation(host: Host): Promise<Emulation> {
       if (program === undefined) throw new Error(`Debian's busybox-static for ${cpu} holds no busybox`);
       await run(emulate[0] ?? program, [...emulate.slice(1), ...(emulate.length > 0 ? [program] : []), "true"]);
       place(program, `busybox-${cpu}`);
+    }
+
+    /** Debian 12 and Ubuntu 23.04 are the first that have it. It needs no library but the C library. */
+    async function wayOut(): Promise<void> {
+      const tree = await unpackPackage(host, "passt", debianName[own], work);
+      const program = join(tree, "usr/bin/passt");
+      await run(program, ["--version"]);
+      place(program, "pasta");
     }
 
     /** Up to Debian 12 the static emulators are in qemu-user-static, later in qemu-user. */

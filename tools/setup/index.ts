@@ -119,7 +119,7 @@ function programsOf({ pulumi, plugins, nix, ssh, emulation }: Found): string[] {
     ssh.sshd,
     join(ssh.client, "ssh"),
     ...Object.values(emulation.busybox),
-    ...(emulation.qemu === undefined ? [] : [emulation.qemu]),
+    ...[emulation.qemu, emulation.pasta].filter((path) => path !== undefined),
   ];
 }
 
@@ -128,6 +128,7 @@ function question(): string {
   const file = (...path: string[]) => readFileSync(join(checkout, ...path), "utf8");
   return fingerprint(
     file("tools", "setup", "versions.ts"),
+    file("tools", "setup", "emulation.ts"),
     ...pluginNames.map((name) => file("node_modules", "@pulumi", name, "package.json")),
     JSON.stringify([checkout, cacheDirectory(), process.env["PULUMI_HOME"], process.getuid?.(), process.arch]),
   );

@@ -1,0 +1,316 @@
+/**
+ * The container of one local builder: its own users, files, processes and network, with the builder's Nix daemon in it.
+ *
+ * Whoever runs `npm start`, nothing in it is root on this machine: its root is an id that nobody has, or the ordinary user who runs it. It is
+ * made of what util-linux has (unshare, nsenter, setpriv); container.sh says what it sees.
+ */
+import { spawn, type ChildProcess } from "node:child_process";
+import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { createInterface } from "node:readline";
+import { setTimeout as delay } from "node:timers/promises";
+import { containerIds, groupMap, kvmGroup, userMap, type IdRange } from "./ids.ts";
+import { setupFolder, type LocalTools } from "./tools.ts";
+import { complain } from "../terminal.ts";
+import { containerResolvConf, nameServer, refusingRoutes } from "./network.ts";
+
+/** What a container is started with. */
+export interface Container {
+  /** The builder's folder. */
+  readonly directory: string;
+  readonly tools: LocalTools;
+  /** Host ids of its users; `undefined`: it has one user, whoever runs this program. */
+  readonly ids: IdRange | undefined;
+}
+
+/** Where the container has the certificates of authorities, below /etc: caches are asked over HTTPS. */
+const bundle = "/ssl/certs/ca-certificates.crt";
+
+/** Where systems have them. Source: `nix-daemon.sh` of Nix's installer. */
+const bundles = [
+  "/etc/ssl/certs/ca-certificates.crt",
+  "/etc/ssl/ca-bundle.pem",
+  "/etc/ssl/certs/ca-bundle.crt",
+  "/etc/pki/tls/certs/ca-bundle.crt",
+  "/etc/ssl/cert.pem",
+];
+
+const scripts = {
+  container: resolve(import.meta.dirname, "container.sh"),
+  init: resolve(import.meta.dirname, "init.sh"),
+};
+
+/** Seconds that the container, or its daemon, may take to start. */
+const patience = 20;
+
+/** What tells its first process from all others. */
+export function markOfContainer(directory: string): string {
+  return `nix-builder-container=${directory}/`;
+}
+
+/** The pid, on this machine, of the container's first process; `undefined` where none runs, or it is stopped (SIGSTOP). */
+export function runningContainer(directory: string): number | undefined {
+  const [pid, started] = read(`${directory}/container.pid`).split(" ");
+  if (pid === undefined || started === undefined) return undefined;
+  const found = statOf(Number(pid));
+  return found !== undefined && found.started === started.trim() && found.state !== "T" ? Number(pid) : undefined;
+}
+
+/** Everything that a container can't take over while it runs: where this differs, it is made anew. */
+export function containerInputs({ directory, tools, ids }: Container): string {
+  const { nixDaemon, nixStore, container } = tools;
+  const etc = ["passwd", "group"].map((name) => read(`${directory}/etc/${name}`));
+  const texts = Object.values(scripts).map(read);
+  return JSON.stringify([nixDaemon, nixStore, container, ids, kvmGroup() ?? null, etc, containerResolvConf(), texts]);
+}
+
+/**
+ * Makes the container and waits until its Nix daemon answers.
+ *
+ * @throws Error with what the programs said.
+ */
+export async function startContainer(container: Container): Promise<void> {
+  const { directory, tools, ids } = container;
+  const { unshare } = tools.container;
+  mkdirSync(`${directory}/container`, { recursive: true });
+  rmSync(`${directory}/container.pid`, { force: true });
+  rmSync(socketOf(directory), { force: true });
+  const etc = `${directory}/etc`;
+  // What pasta finds when it starts: whom it passes questions for names on to.
+  writeFileSync(`${etc}/resolv.conf`, read("/etc/resolv.conf"));
+  for (const name of ["services", "protocols"])
+    if (existsSync(`/etc/${name}`)) copyFileSync(`/etc/${name}`, `${etc}/${name}`);
+  const authorities = [process.env["NIX_SSL_CERT_FILE"] ?? "", ...bundles].find((path) => existsSync(path));
+  if (authorities !== undefined) {
+    mkdirSync(dirname(`${etc}${bundle}`), { recursive: true });
+    copyFileSync(authorities, `${etc}${bundle}`);
+  }
+  const pasta = tools.container.ip === undefined ? undefined : tools.container.pasta;
+  const env = {
+    PATH: containerPath(tools),
+    FLEET_DIRECTORY: directory,
+    FLEET_BINDS: foldersBeside(tools).join("\n"),
+    FLEET_ROUTES: pasta === undefined ? "" : refusingRoutes().join("\n"),
+    FLEET_USER_NS: ids === undefined ? "" : "1",
+    FLEET_PASTA: pasta ?? "",
+    FLEET_INIT: scripts.init,
+    FLEET_DAEMON: daemonCommand(container),
+  };
+  const log = openSync(`${directory}/container.log`, "w", 0o600);
+  const namespaces = ["--mount", "--pid", "--fork"];
+  const userNamespace = ids === undefined ? undefined : await newUserNamespace(unshare, ids);
+  const child = spawn(
+    unshare,
+    [
+      ...(ids === undefined ? ["--user", "--map-root-user", "--net", "--ipc", "--uts"] : []),
+      ...[...namespaces, "sh", scripts.container, markOfContainer(directory)],
+    ],
+    {
+      detached: true,
+      cwd: "/",
+      stdio: ["ignore", "pipe", log, userNamespace?.descriptor ?? "ignore"],
+      // Nothing of the deployment's environment, which may hold tokens and the state's passphrase.
+      env,
+    },
+  );
+  closeSync(log);
+  userNamespace?.close();
+  const said = () => read(`${directory}/container.log`).trim().slice(-2000);
+  const [, pid, sleeper] = /^ready (\d+) (\d+)$/.exec(await firstLine(child)) ?? [];
+  if (pid === undefined || sleeper === undefined) {
+    child.kill("SIGKILL");
+    throw new Error(`the container of the builder in ${directory} does not start: ${said() || "it said nothing"}`);
+  }
+  child.unref();
+  const started = statOf(Number(pid))?.started ?? "";
+  writeFileSync(`${directory}/container.pid`, `${pid} ${started}\n`, { mode: 0o600 });
+  if (pasta !== undefined) await openWayOut(container, pid, sleeper);
+  await untilDaemonAnswers(directory, said);
+}
+
+/** Has the daemon read its configuration again. Builds under way go on with what they began with. */
+export async function restartDaemon({ directory }: Container): Promise<void> {
+  const pid = runningContainer(directory);
+  if (pid === undefined) throw new Error(`the container of the builder in ${directory} has ended`);
+  rmSync(socketOf(directory), { force: true });
+  process.kill(pid, "SIGHUP");
+  await untilDaemonAnswers(directory, () => read(`${directory}/container.log`).trim().slice(-2000));
+}
+
+/** Whether the builder's Nix daemon takes connections. */
+export function daemonAnswers(directory: string): boolean {
+  const pid = runningContainer(directory);
+  // The kernel's list of sockets in the container's network, each with its flags; this one says that it listens (__SO_ACCEPTCON).
+  const sockets = pid === undefined ? "" : read(`/proc/${pid}/net/unix`);
+  return sockets
+    .split("\n")
+    .some((line) => line.endsWith(` ${socketOf(directory)}`) && line.split(" ")[3] === "00010000");
+}
+
+/** Where clients' sessions find the daemon. Root may name it by this path on the host, too. */
+export function socketOf(directory: string): string {
+  return `${directory}/run/socket`;
+}
+
+/** The variables with which Nix runs in the container, as shell words. */
+export function containerEnvironment(directory: string, tools: LocalTools): string[] {
+  return [
+    `PATH=${containerPath(tools)}`,
+    "HOME=/tmp",
+    `TMPDIR=${directory}/tmp`,
+    `NIX_CONF_DIR=${directory}/conf`,
+    "NIX_USER_CONF_FILES=",
+    `NIX_STATE_DIR=${directory}/state`,
+    `NIX_LOG_DIR=${directory}/log`,
+    `NIX_SSL_CERT_FILE=/etc${bundle}`,
+    `NIX_DAEMON_SOCKET_PATH=${socketOf(directory)}`,
+  ];
+}
+
+function daemonCommand({ directory, tools, ids }: Container): string {
+  const words = ["env", "-i", ...containerEnvironment(directory, tools), "NIX_REMOTE=", tools.nixDaemon];
+  const become = ids === undefined ? asSingleUser(tools) : [];
+  return [...become, ...words, "--store", `local?root=${directory}/root`].join(" ");
+}
+
+/** Words before a command that runs Nix in the container of an ordinary user: as its root, Nix would give up groups, which it may not there. */
+export function asSingleUser({ container }: LocalTools): string[] {
+  const { single } = containerIds;
+  return [container.unshare, "--user", `--map-user=${single}`, `--map-group=${single}`, "--"];
+}
+
+/** The folders of the programs that run in the container, wherever this system has them. */
+function containerPath(tools: LocalTools): string {
+  return [...new Set([...programsOf(tools).map(dirname), "/usr/sbin", "/usr/bin", "/sbin", "/bin"])].join(":");
+}
+
+/** Folders that hold the programs where they aren't the system's: Nix's store, what set-up has made, or the program's own and no more. */
+function foldersBeside(tools: LocalTools): string[] {
+  const made = dirname(setupFolder());
+  const found = programsOf(tools).flatMap((path) => {
+    if (/^\/(usr|bin|sbin|lib)\//.test(path)) return [];
+    const store = /^\/(nix|gnu)\/store(?=\/)/.exec(path)?.[0];
+    if (store !== undefined) return [store];
+    return [path.startsWith(`${made}/`) ? dirname(dirname(path)) : dirname(path)];
+  });
+  return [...new Set(found)];
+}
+
+/** What runs in the container; pasta is copied there. */
+function programsOf({ nixDaemon, nixStore, container }: LocalTools): string[] {
+  const { unshare, nsenter, setpriv, mount, pivotRoot, ip } = container;
+  return [nixDaemon, nixStore, unshare, nsenter, setpriv, mount, pivotRoot, ...(ip === undefined ? [] : [ip])];
+}
+
+/** A user namespace in which id 0 is the first of `ids`; this program gives them, as only root may. */
+async function newUserNamespace(
+  unshare: string,
+  ids: IdRange,
+): Promise<{ readonly descriptor: number; close(): void }> {
+  const holder = spawn(unshare, ["--user", "sh", "-c", "echo ready; read -r _"], {
+    stdio: ["pipe", "pipe", "pipe"],
+    env: { PATH: process.env["PATH"] ?? "/usr/bin:/bin" },
+  });
+  let problem = "";
+  holder.stderr.on("data", (data: Buffer) => (problem += data.toString()));
+  if ((await firstLine(holder)) !== "ready" || holder.pid === undefined) {
+    throw new Error(`a user namespace for a local builder can't be made: ${problem.trim() || "unshare said nothing"}`);
+  }
+  const folder = `/proc/${holder.pid}`;
+  writeFileSync(`${folder}/gid_map`, groupMap(ids, kvmGroup()));
+  writeFileSync(`${folder}/uid_map`, userMap(ids));
+  const descriptor = openSync(`${folder}/ns/user`, "r");
+  return {
+    descriptor,
+    close: () => {
+      closeSync(descriptor);
+      holder.stdin.end();
+    },
+  };
+}
+
+/** pasta carries what the container sends, as the container's own user, so that nothing on this machine's loopback can be reached. */
+async function openWayOut({ directory, tools, ids }: Container, pid: string, sleeper: string): Promise<void> {
+  const log = openSync(`${directory}/network.log`, "w", 0o600);
+  // Of its namespaces all but the network: pasta's own end is in the host's.
+  const enter = [...enterUser(pid, ids), "--mount", "--pid", "--"];
+  const closed = ["--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"];
+  const options = ["--config-net", ...closed, "--dns-forward", nameServer, "--quiet"];
+  const child = spawn(
+    tools.container.nsenter,
+    [...enter, "/pasta", ...options, "--netns-only", "--netns", `/proc/${sleeper}/ns/net`],
+    { stdio: ["ignore", log, log], detached: true, env: { PATH: containerPath(tools) } },
+  );
+  closeSync(log);
+  // It goes on in the background once all is set up, and ends with the container.
+  const code = await new Promise((done) => {
+    child.once("error", done);
+    child.once("exit", done);
+  });
+  if (code === 0) writeFileSync(`${directory}/etc/resolv.conf`, containerResolvConf());
+  else {
+    complain(
+      `builds on the builder in ${directory} have no network: ${read(`${directory}/network.log`).trim().split("\n").at(-1) ?? ""}`,
+    );
+  }
+}
+
+/** The words of nsenter that make its process the container's root. */
+export function enterUser(pid: string, ids: IdRange | undefined): string[] {
+  // The only user of a container of an ordinary user is that one, who need not become anybody.
+  return ["--target", pid, "--user", ...(ids === undefined ? ["--preserve-credentials"] : ["-S", "0", "-G", "0"])];
+}
+
+async function untilDaemonAnswers(directory: string, said: () => string): Promise<void> {
+  const deadline = Date.now() + patience * 1000;
+  while (!daemonAnswers(directory)) {
+    if (runningContainer(directory) === undefined || Date.now() > deadline) {
+      throw new Error(`the Nix daemon of the builder in ${directory} does not start: ${said() || "it said nothing"}`);
+    }
+    await delay(10);
+  }
+}
+
+/** Empty where it ends without one. */
+function firstLine(child: ChildProcess): Promise<string> {
+  return new Promise((done) => {
+    const { stdout } = child;
+    if (stdout === null) {
+      done("");
+      return;
+    }
+    const lines = createInterface(stdout);
+    const end = (line: string) => {
+      done(line);
+      clearTimeout(timer);
+      lines.close();
+      // What goes on running holds the other end; this program is not to wait for more.
+      stdout.destroy();
+    };
+    const timer = setTimeout(end, patience * 1000, "");
+    lines.once("line", end);
+    lines.once("close", () => {
+      end("");
+    });
+    child.once("error", () => {
+      end("");
+    });
+  });
+}
+
+/** State and start time (in ticks since the boot: with the pid it names a process for good) of a process; `undefined`: it is gone. */
+export function statOf(pid: number): { readonly state: string; readonly started: string } | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    // The second field, the name in parentheses, may itself hold blanks and parentheses.
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    const [state = "", started = ""] = [fields[0], fields[19]];
+    return state === "Z" ? undefined : { state, started };
+  } catch {
+    return undefined;
+  }
+}
+
+function read(path: string): string {
+  return existsSync(path) ? readFileSync(path, "utf8") : "";
+}

@@ -1,0 +1,388 @@
+/** What builds on a builder of this machine, and clients of it, reach of this machine. */
+import { execFileSync, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from "node:fs";
+import { connect, createServer, type AddressInfo, type Server } from "node:net";
+import { execa } from "execa";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { clientEnvironment } from "../../src/client/environment.ts";
+import { enterUser, runningContainer } from "../../src/local/container.ts";
+import { startMachine } from "../../src/local/machine.ts";
+import { machineGeneration } from "../../src/local/plan.ts";
+import { findLocalTools } from "../../src/local/tools.ts";
+import { wasStopped } from "../support/attack.ts";
+import { LocalFleet, system } from "../support/localFleet.ts";
+
+let fleet: LocalFleet;
+beforeAll(async () => {
+  network.up();
+  fleet = await LocalFleet.start({ alias: "t-a" });
+});
+afterAll(async () => {
+  network.down();
+  await fleet.stop();
+});
+
+const isRoot = process.getuid?.() === 0;
+const directory = (): string => fleet.builder("t-a").local.directory;
+
+/** A derivation that is new each time. */
+function derivation(script: string, attributes = ""): string {
+  const name = `attack-${randomBytes(6).toString("hex")}`;
+  return `derivation { name = "${name}"; system = "${system}"; builder = "/bin/sh"; args = [ "-c" ''${script}'' ]; ${attributes} }`;
+}
+
+/** Builds a script; returns the lines that it printed. */
+async function build(script: string, attributes?: string): Promise<string[]> {
+  const { failed, all } = await fleet.nixBuild(derivation(`${script}\nprintf "" > $out`, attributes));
+  expect(failed, all).toBe(false);
+  return all.split("\n");
+}
+
+/** Its output is known to be empty: such a build has the network. */
+const fixedOutput =
+  'outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";';
+
+/** A machine of its own in a network namespace, which stands for everything outside of this one. */
+const network = {
+  namespace: `fleet-attack-${process.pid}`,
+  // Another run's may be there at the same time.
+  outside: `10.213.${process.pid % 250}.2`,
+  inside: `10.213.${process.pid % 250}.1`,
+  available: false,
+  up() {
+    if (!isRoot) return;
+    const { namespace, inside, outside } = this;
+    const ip = (...words: string[]) => execFileSync("ip", words, { stdio: "pipe" });
+    const link = `fla${process.pid}`.slice(0, 14);
+    try {
+      ip("netns", "add", namespace);
+      ip("link", "add", link, "type", "veth", "peer", "name", "far", "netns", namespace);
+      ip("addr", "add", `${inside}/30`, "dev", link);
+      ip("link", "set", link, "up");
+      ip("-n", namespace, "addr", "add", `${outside}/30`, "dev", "far");
+      ip("-n", namespace, "link", "set", "far", "up");
+      this.available = true;
+    } catch (error) {
+      this.down();
+      console.log(`no network namespace of its own: ${String(error)}`);
+    }
+  },
+  down() {
+    if (isRoot) execFileSync("sh", ["-c", `ip netns del ${this.namespace} 2>/dev/null || :`]);
+  },
+};
+
+/** A service that counts who connects. */
+async function service(host: string): Promise<{ port: number; connections: () => number }> {
+  let connections = 0;
+  const server: Server = createServer((socket) => {
+    connections += 1;
+    socket.on("error", () => undefined);
+    socket.end("here\n");
+  });
+  await new Promise<void>((done) => server.listen(0, host, done));
+  onTestFinished(() => void server.close());
+  return { port: (server.address() as AddressInfo).port, connections: () => connections };
+}
+
+/** All processes that descend from another, with the user that each has on this machine. */
+function usersBelow(pid: number): { pid: number; uid: number }[] {
+  const parents = readdirSync("/proc")
+    .filter((entry) => /^\d+$/.test(entry))
+    .flatMap((entry) => {
+      try {
+        const stat = readFileSync(`/proc/${entry}/stat`, "utf8");
+        return [{ pid: Number(entry), parent: Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]) }];
+      } catch {
+        return [];
+      }
+    });
+  const below = (root: number): number[] => [
+    root,
+    ...parents.filter(({ parent }) => parent === root).flatMap((child) => below(child.pid)),
+  ];
+  return below(pid).flatMap((one) => {
+    try {
+      return [{ pid: one, uid: statSync(`/proc/${one}`).uid }];
+    } catch {
+      return [];
+    }
+  });
+}
+
+/** Runs a script as the container's root: what a fully trusted client can become. */
+async function asContainerRoot(script: string): Promise<string[]> {
+  const pid = String(runningContainer(directory()) ?? 0);
+  // As machine.ts decides: the ids that the store has.
+  const ids = isRoot ? { first: statSync(`${directory()}/root`).uid, count: 256 } : undefined;
+  const words = [
+    ...enterUser(pid, ids),
+    "--mount",
+    "--pid",
+    "--net",
+    "--ipc",
+    "--uts",
+    "--",
+    "/busybox",
+    "sh",
+    "-c",
+    script,
+  ];
+  const { all } = await execa("nsenter", words, { all: true, reject: false });
+  return all.split("\n");
+}
+
+describe.runIf(isRoot)("a build on a builder of root's", () => {
+  it("can't change the kernel's settings, the modes of devices, later builds' shell, or its own inputs", async () => {
+    const pattern = readFileSync("/proc/sys/kernel/core_pattern", "utf8");
+    const mode = statSync("/dev/null").mode;
+    const lines = await build(
+      `exec 2>&1
+       read -r pattern < /proc/sys/kernel/core_pattern
+       echo "$pattern" > /proc/sys/kernel/core_pattern && echo HOLE kernel
+       busybox chmod 666 /dev/null && echo HOLE device
+       busybox chmod u+w /bin/sh && echo HOLE shell
+       echo x >> /bin/sh && echo HOLE shell
+       busybox chmod u+w $input && echo y > $input && echo HOLE input
+       busybox id`,
+      'input = builtins.toFile "input" "x";',
+    );
+    expect(lines.filter((line) => line.startsWith("HOLE"))).toEqual([]);
+    expect(lines.join("\n")).toMatch(/core_pattern: Permission denied/);
+    expect(lines.join("\n")).toMatch(/\/bin\/sh: Read-only file system/);
+    expect(readFileSync("/proc/sys/kernel/core_pattern", "utf8")).toBe(pattern);
+    expect(statSync("/dev/null").mode).toBe(mode);
+    wasStopped({
+      attack: "a build takes the machine over",
+      tried: "writes core_pattern, /bin/sh and an input, changes the mode of a device",
+      stopped: "it is a build user of the builder's container, which owns none of that",
+    });
+  });
+
+  it("has nobody who is root on this machine behind it, and nobody who has an account", async () => {
+    const running = fleet.nixBuild(derivation("busybox sleep 3; echo > $out"));
+    const first = runningContainer(directory()) ?? 0;
+    // The daemon's user, and another one that builds.
+    const different = () => new Set(usersBelow(first).map(({ uid }) => uid)).size;
+    await expect.poll(different, { timeout: 20_000 }).toBeGreaterThan(1);
+    const users = usersBelow(first).map(({ uid }) => uid);
+    const accounts = readFileSync("/etc/passwd", "utf8")
+      .split("\n")
+      .map((line) => Number(line.split(":")[2]));
+    expect(users.filter((uid) => uid === 0 || accounts.includes(uid))).toEqual([]);
+    await running;
+    wasStopped({
+      attack: "what builds is root",
+      tried: "looked for a process of the builder, in mid-build, that is root or anybody with an account",
+      stopped: "the daemon and the build are users that no account has",
+    });
+  });
+});
+
+describe("a build with network", () => {
+  it("reaches no service of this machine, and no cloud's metadata", async () => {
+    const own = network.available ? network.inside : "127.0.0.1";
+    const [loopback, all] = [await service("127.0.0.1"), await service("0.0.0.0")];
+    const places = [
+      ["127.0.0.1", loopback.port],
+      ["127.0.0.1", all.port],
+      [own, all.port],
+      [fleet.builder("t-a").local.address, fleet.builder("t-a").local.port],
+      ["169.254.169.254", 80],
+    ];
+    const lines = await build(
+      places
+        .map(
+          ([host, port]) =>
+            `( busybox printf 'GET / HTTP/1.0\\r\\n\\r\\n'; busybox sleep 1 ) | busybox timeout 5 busybox nc ${host} ${port} 2>/dev/null | busybox grep -q . && echo "HOLE ${host} ${port}"`,
+        )
+        .join("\n"),
+      fixedOutput,
+    );
+    expect(lines.filter((line) => line.startsWith("HOLE"))).toEqual([]);
+    expect([loopback.connections(), all.connections()]).toEqual([0, 0]);
+    wasStopped({
+      attack: "a fixed-output build looks around",
+      tried: `connects to services on 127.0.0.1 and on ${own}, to a builder's sshd, to 169.254.169.254`,
+      stopped: "it has a network of its own, with routes that refuse this machine and the clouds' metadata",
+    });
+  });
+
+  it("reaches what is outside", async ({ skip }) => {
+    skip(!network.available, "only root can have a machine outside, in a network namespace");
+    skip(findLocalTools(system).container.pasta === undefined, "pasta is missing");
+    const server = `require("net").createServer((s) => s.end("from outside\\n")).listen(7070, "${network.outside}", () => console.log("up"))`;
+    const outside = spawn("ip", ["netns", "exec", network.namespace, process.execPath, "-e", server]);
+    onTestFinished(() => void outside.kill());
+    await new Promise((done) => outside.stdout.once("data", done));
+    const lines = await build(
+      `busybox sleep 2 | busybox timeout 10 busybox nc ${network.outside} 7070 2>&1`,
+      fixedOutput,
+    );
+    expect(lines).toContain("from outside");
+  });
+
+  it("has no network without a fixed output", async () => {
+    const lines = await build("busybox ip route 2>&1; busybox ip -4 addr show | busybox grep -c inet 2>&1");
+    expect(lines.join("\n")).not.toMatch(/default via/);
+  });
+});
+
+describe("whoever is root of a builder's container", () => {
+  it("sees no file of the person's, and none of the builder's keys", async () => {
+    writeFileSync(`${fleet.directory}/passphrase`, "open sesame", { mode: 0o644 });
+    const wanted = [
+      "/etc/shadow",
+      "/root",
+      process.env["HOME"] ?? "/root",
+      `${fleet.directory}/passphrase`,
+      `${directory()}/ssh_host_ed25519_key`,
+      `${directory()}/authorized_keys`,
+      process.cwd(),
+      "/var/run/docker.sock",
+      "/nix/var/nix/daemon-socket/socket",
+    ];
+    const lines = await asContainerRoot(
+      wanted
+        .map(
+          (path) =>
+            `[ -e '${path}' ] && [ ! -d '${path}' -o -n "$(ls -A '${path}' 2>/dev/null | grep -v '^\\.fleet$')" ] && echo "HOLE ${path}"`,
+        )
+        .join("\n"),
+    );
+    // Folders on the way to the builder's own are there, and empty but for the next one.
+    const holes = lines.filter((line) => line.startsWith("HOLE")).map((line) => line.slice(5));
+    expect(holes.filter((path) => !directory().startsWith(`${path}/`))).toEqual([]);
+    expect(
+      await asContainerRoot(
+        `cat /proc/1/root/etc/shadow; cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep -c PASSPHRASE`,
+      ),
+    ).toEqual(expect.arrayContaining(["0"]));
+    wasStopped({
+      attack: "a fully trusted client reads the person's files",
+      tried:
+        "as root of the container: /etc/shadow, the home, the passphrase, the builder's host key, other daemons' sockets",
+      stopped: "none of them is in the container",
+    });
+  });
+
+  it("can't change what is mounted, what later builds have as /bin/sh, or the builder's configuration", async () => {
+    const lines = await asContainerRoot(
+      `echo x >> /busybox && echo HOLE shell
+       echo x >> ${directory()}/conf/nix.conf && echo HOLE configuration
+       mount -o remount,rw / && echo x >> /busybox && echo HOLE remount
+       mount -t tmpfs none /usr && echo HOLE mount
+       mknod /tmp/sda b 8 0 && echo HOLE device
+       echo 1 > /proc/sys/kernel/sysrq && echo HOLE kernel
+       exit 0`,
+    );
+    const holes = lines.filter((line) => line.startsWith("HOLE"));
+    // The container of an ordinary user is made by that user, who may mount in it.
+    expect(holes.filter((hole) => isRoot || !/mount|shell/.test(hole))).toEqual([]);
+    wasStopped({
+      attack: "a fully trusted client stays",
+      tried:
+        "as root of the container: writes /bin/sh and the configuration, mounts over them, makes a block device, sets sysctls",
+      stopped: "it is root of a user namespace that owns neither the mounts nor the machine's devices and settings",
+    });
+  });
+
+  it("sees no process of this machine", async () => {
+    const [pids = ""] = await asContainerRoot("cd /proc && echo [0-9]*");
+    const namespace = readlinkSync(`/proc/${runningContainer(directory()) ?? 0}/ns/pid`);
+    const own = readdirSync("/proc").filter((entry) => {
+      try {
+        return /^\d+$/.test(entry) && readlinkSync(`/proc/${entry}/ns/pid`) === namespace;
+      } catch {
+        return false;
+      }
+    });
+    // Those of the container, the one that asks, and its parent.
+    expect(pids.split(" ").length).toBeLessThanOrEqual(own.length + 2);
+    wasStopped({
+      attack: "a fully trusted client looks at processes",
+      tried: "as root of the container: lists /proc",
+      stopped: "it has a PID namespace of its own",
+    });
+  });
+});
+
+describe("a builder's session", () => {
+  it("enters nothing when its container's pid is somebody else's by now", async () => {
+    const file = `${directory()}/container.pid`;
+    const before = readFileSync(file, "utf8");
+    onTestFinished(() => {
+      writeFileSync(file, before);
+    });
+    writeFileSync(file, `${process.pid} 1\n`);
+    const { failed, all } = await fleet.nixBuild(derivation("echo > $out"));
+    expect(failed).toBe(true);
+    expect(all).toContain("this builder does not run; refused");
+    wasStopped({
+      attack: "a pid that is another process's by now",
+      tried: "the file that names the container's first process names another one",
+      stopped: "the session compares the start time, and enters nothing",
+    });
+  });
+});
+
+describe("whoever connects and says nothing", () => {
+  it("does not lock clients out", async () => {
+    const { address, port } = fleet.builder("t-a").local;
+    const sockets = Array.from({ length: 150 }, () => connect({ host: address, port }));
+    onTestFinished(() => {
+      for (const socket of sockets) socket.destroy();
+    });
+    await Promise.all(sockets.map((socket) => new Promise((done) => socket.once("data", done))));
+    const env = clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/store` });
+    const logins = Array.from({ length: 8 }, () =>
+      execa("ssh", ["-F", `${fleet.clientDirectory}/ssh_config`, "-o", "ControlPath=none", "t-a", "id"], {
+        env,
+        all: true,
+        reject: false,
+        stdin: "ignore",
+      }),
+    );
+    for (const { all } of await Promise.all(logins)) expect(all).toContain("refused");
+    wasStopped({
+      attack: "another user keeps connections open",
+      tried: "150 connections to a builder's sshd that never log in",
+      stopped: "sshd takes more of them (MaxStartups), and ends each after 10 s (LoginGraceTime)",
+    });
+  });
+});
+
+describe("a builder that is stopped (SIGSTOP)", () => {
+  it.each(["sshd", "container"] as const)(
+    "by its %s: doesn't count as running, and is started again",
+    async (which) => {
+      const { local } = fleet.builder("t-a");
+      const pid = which === "sshd" ? fleet.sshd("t-a") : (runningContainer(local.directory) ?? 0);
+      const before = machineGeneration(local.directory);
+      process.kill(pid, "SIGSTOP");
+      await expect.poll(() => machineGeneration(local.directory)).not.toBe(before);
+      await startMachine(local, "3");
+      const { failed, all } = await fleet.nixBuild(derivation("echo > $out"));
+      expect(failed, all).toBe(false);
+      wasStopped({
+        attack: `a stopped ${which}`,
+        tried: `SIGSTOP for the builder's ${which}`,
+        stopped: "the next `up` sees a builder that doesn't run, and starts it again",
+      });
+    },
+  );
+});
+
+describe.runIf(isRoot)("a store that root owned, from before its builder had a container", () => {
+  it("goes on in the container", async () => {
+    const built = await fleet.nixBuild(derivation("echo kept > $out"));
+    const storePath = built.stdout.trim();
+    await fleet.kill("t-a");
+    for (const folder of ["root", "state", "log"]) execFileSync("chown", ["-hR", "0:0", `${directory()}/${folder}`]);
+    await fleet.restart("t-a");
+    expect(statSync(`${directory()}/root${storePath}`).uid).not.toBe(0);
+    const { failed, all } = await fleet.nixBuild(derivation("echo > $out"));
+    expect(failed, all).toBe(false);
+  });
+});
