@@ -6,9 +6,11 @@ import { rendering } from "../components/rendering.ts";
 import { readAwsAccess, readFleetSpec, readHcloudAccess } from "./config.ts";
 import { ConfigurationError, type FleetSpec } from "./fleetSpec.ts";
 import { planLocalBuilders } from "./local/plan.ts";
+import { refuseWithoutRoom } from "./local/room.ts";
 import { MissingTool } from "./local/tools.ts";
 import { formOptions, forms, type FormName } from "./nix/forms.ts";
 import { NotExpressible } from "./nix/invalidValue.ts";
+import { stackNameProblem } from "./stackName.ts";
 
 // The SDK takes a stack trace for every resource and has each frame looked up in source maps: a third of the program's time.
 // Node's type stripping keeps lines and columns, so V8's own traces are right without.
@@ -20,6 +22,8 @@ process.on("unhandledRejection", (reason) => {
   if (typeof reason === "object" && reason !== null && "code" in reason && reason.code === 14) process.exit(1);
 });
 
+const badName = stackNameProblem(pulumi.getStack());
+if (badName !== undefined) throw new pulumi.RunError(badName);
 const directory = resolve(import.meta.dirname, `../.fleet/stacks/${pulumi.getStack()}`);
 const { spec, leftOut, emulated, hcloud, aws } = await plan();
 for (const sentence of leftOut) await pulumi.log.warn(sentence);
@@ -86,6 +90,7 @@ function rendered(form: FormName): pulumi.Output<string> {
 async function plan() {
   try {
     const local = await planLocalBuilders(readFleetSpec(directory), directory);
+    refuseWithoutRoom(directory, local.spec.builders);
     const usesHcloud = local.spec.builders.some(({ provider }) => provider === "hcloud");
     const hcloud = usesHcloud
       ? { access: readHcloudAccess(), machines: await import("../components/machines/hcloud.ts") }

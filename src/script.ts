@@ -2,6 +2,8 @@
 
 /** Runs a script's work. */
 export async function runScript(work: () => void | Promise<void>): Promise<void> {
+  // What it makes has the same modes whoever deploys; what is secret has a mode of its own.
+  process.umask(0o022);
   try {
     await work();
   } catch (error) {

@@ -2,8 +2,10 @@
 import { createInterface } from "node:readline";
 import { execa } from "execa";
 import { checkout } from "./launch.mjs";
-import { passCancellation, tidyStackFiles } from "./pulumi.ts";
-import { noteRun } from "./staleLocks.ts";
+import { describeWrongPassphrase, isWrongPassphrase } from "./passphrase.ts";
+import { accompany, passCancellation } from "./pulumi.ts";
+import { whichStack } from "./stack.ts";
+import { describeLock, parseLock } from "./staleLocks.ts";
 
 /** What is used of an engine event; `sdk/nodejs/automation/events.ts` of pulumi/pulumi describes them in full. */
 export interface EngineEvent {
@@ -73,7 +75,7 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
     detached: true,
     cleanup: false,
   });
-  noteRun(up.pid, env["PULUMI_BACKEND_URL"]);
+  const finish = accompany(up.pid, env);
   const release = passCancellation(up, undefined, () => {
     cancelled = true;
     say(
@@ -98,12 +100,12 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
       if (text !== undefined) say(event.diagnosticEvent === undefined ? `${seconds()}  ${text}` : text);
     }
     const { exitCode, stderr } = await up;
-    if (stderr.trim() !== "") say(describeRefusal(stderr.trim()));
+    if (stderr.trim() !== "") say(describeRefusal(stderr.trim(), env));
     return { exitCode: exitCode ?? 1, outputs, warned, cancelled };
   } finally {
     clearInterval(heartbeat);
     release();
-    tidyStackFiles();
+    finish();
   }
 }
 
@@ -125,13 +127,12 @@ export function describeEvent(event: EngineEvent): string | undefined {
   return `${step}: ${done[types.at(-1) ?? ""] ?? done[types.at(-2) ?? ""] ?? "done"}`;
 }
 
-/** What the CLI says when it doesn't even begin; in words of ours where it asks for patience. */
-export function describeRefusal(said: string): string {
-  // `pkg/backend/diy/lock.go` of pulumi/pulumi
-  const lock = /the stack is currently locked by[\s\S]*?created by (\S+)@(\S+) \(pid (\d+)\)/.exec(said);
-  if (lock === null) return said;
-  const [, user = "", host = "", pid = ""] = lock;
-  return `error: another deployment of this stack is running (process ${pid} of ${user} on ${host}): wait for it to end.`;
+/** What the CLI says when it doesn't even begin; in words of ours where a person has to do something. */
+export function describeRefusal(said: string, env: NodeJS.ProcessEnv): string {
+  const stack = whichStack(env);
+  const owner = parseLock(said);
+  if (owner !== undefined) return describeLock(stack, owner);
+  return isWrongPassphrase(said) ? describeWrongPassphrase(env, stack, checkout) : said;
 }
 
 function describeDiagnostic({ message, severity }: { message: string; severity: string }): string | undefined {

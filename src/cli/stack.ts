@@ -106,6 +106,8 @@ export function parseFleet(stack: string, values: unknown): Fleet {
 export async function readFleet(stack: string): Promise<UsableFleet> {
   const result = await runPulumi(stack, "stack", "output", "--json", "--show-secrets");
   if (result.failed) throw new CliError(await explainUnreadable(stack, result.stderr.trim()));
+  // For instance that the state was cut off, and put back.
+  if (result.stderr.trim() !== "") console.error(result.stderr.trim());
   const values: unknown = JSON.parse(result.stdout);
   const fleet = parseFleet(stack, values);
   return { ...fleet, ...keys.parse(values) };
