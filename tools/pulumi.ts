@@ -160,13 +160,13 @@ async function initStack(stack: string, env: NodeJS.ProcessEnv, directory: strin
   });
 }
 
-/** What is wrong with the passphrase of a stack, asked of the CLI; `undefined`: nothing. */
+/** What is wrong with the passphrase of a stack, asked of the CLI (its history needs it in any case); `undefined`: nothing. */
 export function passphraseProblem(
   env: NodeJS.ProcessEnv,
   stack: string,
   directory: string = checkout,
 ): string | undefined {
-  const said = pulumiSync(["stack", "output", "--show-secrets", "--stack", stack], env, directory).stderr;
+  const said = pulumiSync(["stack", "history", "--show-secrets", "--stack", stack], env, directory).stderr;
   return isWrongPassphrase(said) ? describeWrongPassphrase(env, stack, directory) : undefined;
 }
 
@@ -320,7 +320,8 @@ if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLTo
     const env = await withCloudPlugins(await pulumiEnvironment(toolchain, checkout, choice));
     const stack = whichStack(env, named);
     recover(env);
-    if (usesStack(args)) await ensureStack(env);
+    // A stack is made with the passphrase.
+    if (usesStack(args) && !choice.withoutPassphrase) await ensureStack(env);
     const [command = ""] = commandOf(args);
     if (changing.includes(command) && !args.some((arg) => /^(-h|--help)$/.test(arg)))
       refuseHopeless(env, stack, ["destroy", "down", "dn"].includes(command));
