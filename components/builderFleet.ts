@@ -130,13 +130,13 @@ export class BuilderFleet extends pulumi.ComponentResource {
         }
       }
     };
-    const placements: Record<string, pulumi.Input<object>> = {};
+    const placements: [name: string, placement: pulumi.Input<object>][] = [];
     const builders = spec.builders.map((builder) => {
       const machine = machineFor(builder);
-      if (machine.placement !== undefined) placements[builder.name] = machine.placement;
+      if (machine.placement !== undefined) placements.push([builder.name, machine.placement]);
       return { spec: builder, builder: new Builder(builder.name, { spec: builder, machine }, child) };
     });
-    this.placements = pulumi.output(placements);
+    this.placements = pulumi.output(Object.fromEntries(placements));
     hcloud?.project.deleteOrphans();
     aws?.account.deleteOrphans();
     this.buildMachines = pulumi.all([...builders.map(({ builder }) => builder.buildMachine), ...spec.serviceBuilders]);

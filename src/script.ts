@@ -1,4 +1,5 @@
 /** How the scripts behind commands end: an error is one message on standard error and exit code 1, without a stack trace. */
+import { ownValue } from "./record.ts";
 
 /** Runs a script's work. */
 export async function runScript(work: () => void | Promise<void>): Promise<void> {
@@ -22,7 +23,7 @@ export function runAction(
   actions: Readonly<Record<string, () => void | Promise<void>>>,
 ): Promise<void> {
   return runScript(() => {
-    const action = actions[command ?? ""];
+    const action = ownValue(actions, command ?? "");
     if (action === undefined) throw new Error(`usage: main.ts ${Object.keys(actions).join(" | ")}`);
     return action();
   });

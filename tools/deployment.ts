@@ -6,6 +6,7 @@ import { describeWrongPassphrase, isWrongPassphrase } from "./passphrase.ts";
 import { accompany, passCancellation } from "./pulumi.ts";
 import { whichStack } from "./stack.ts";
 import { describeLock, parseLock } from "./staleLocks.ts";
+import { ownValue } from "../src/record.ts";
 
 /** What is used of an engine event; `sdk/nodejs/automation/events.ts` of pulumi/pulumi describes them in full. */
 export interface EngineEvent {
@@ -124,7 +125,7 @@ export function describeEvent(event: EngineEvent): string | undefined {
   if (op === "replace" || op.endsWith("-replaced")) return undefined;
   if (op.startsWith("delete")) return `${step}: removed`;
   const types = (urn.split("::")[2] ?? "").split("$");
-  return `${step}: ${done[types.at(-1) ?? ""] ?? done[types.at(-2) ?? ""] ?? "done"}`;
+  return `${step}: ${ownValue(done, types.at(-1) ?? "") ?? ownValue(done, types.at(-2) ?? "") ?? "done"}`;
 }
 
 /** What the CLI says when it doesn't even begin; in words of ours where a person has to do something. */

@@ -213,7 +213,7 @@ const breath = 250;
  */
 export function keepStates(backend: string | undefined): () => void {
   const folder = pulumiFolder(backend);
-  if (folder === undefined) return () => undefined;
+  if (folder === undefined || !existsSync(join(folder, "stacks", project))) return () => undefined;
   const stacks = join(folder, "stacks", project);
   const changed = new Set<string>();
   let timer: NodeJS.Timeout | undefined;
@@ -224,7 +224,6 @@ export function keepStates(backend: string | undefined): () => void {
   };
   let watcher: FSWatcher;
   try {
-    for (const each of [stacks, join(folder, "kept", project)]) mkdirSync(each, { recursive: true });
     watcher = watch(stacks, (_, name) => {
       if (name === null || !stateName.test(name)) return;
       changed.add(name);
@@ -232,7 +231,7 @@ export function keepStates(backend: string | undefined): () => void {
     });
     watcher.on("error", () => undefined);
   } catch {
-    // No room, or no watch left: the deployment goes on without.
+    // No watch is left: the deployment goes on without.
     return () => undefined;
   }
   return () => {
@@ -247,6 +246,7 @@ function keep(folder: string, stacks: string, name: string): void {
   const draft = `${keptPath(folder, stack)}.${process.pid}`;
   for (const path of [join(stacks, name), join(stacks, `${name}.bak`)]) {
     try {
+      mkdirSync(dirname(draft), { recursive: true });
       rmSync(draft, { force: true });
       linkSync(path, draft);
       if (readCheckpoint(draft) === undefined) continue;
@@ -274,7 +274,8 @@ const filesNeeded = 64;
  */
 export function refuseWithoutRoom(backend: string | undefined, stack: string, removes: boolean): void {
   const folder = pulumiFolder(backend);
-  if (folder === undefined) return;
+  // Of a folder that isn't there the CLI itself says so.
+  if (folder === undefined || !existsSync(dirname(folder))) return;
   const name = stack.split("/").at(-1);
   const states = savedStates(folder).filter((state) => basename(state.stack) === name);
   const size = Math.max(0, ...states.map(({ path }) => statSync(path).size));

@@ -5,6 +5,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { stackNameProblem } from "../src/stackName.ts";
 import { checkout, LaunchError } from "./launch.mjs";
+import { ownValue } from "../src/record.ts";
 
 /** The stack that is made and used until another one is selected. */
 export const defaultStack = "dev";
@@ -97,7 +98,7 @@ function selectedStack(env: NodeJS.ProcessEnv, directory: string): string | unde
   const key = createHash("sha1").update(join(directory, "Pulumi.yaml")).digest("hex");
   const path = join(pulumiHome(env), "workspaces", `${project}-${key}-workspace.json`);
   const settings = readJson(path) as { stack?: string; stacks?: Record<string, string> } | undefined;
-  const selected = settings?.stacks?.[backendOf(env, directory)] ?? settings?.stack;
+  const selected = ownValue(settings?.stacks ?? {}, backendOf(env, directory)) ?? settings?.stack;
   return selected ? shortName(selected) : undefined;
 }
 

@@ -8,6 +8,7 @@ import type { Verdict } from "../smoke/verdict.ts";
 import { protocols, type BuildMachine } from "../nix/buildMachine.ts";
 import { profileNames } from "../nix/profiles.ts";
 import { backendOf, noSuchStack, stackNames } from "../../tools/stack.ts";
+import { ownValue } from "../record.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
 
@@ -139,7 +140,7 @@ export function runPulumi(stack: string, ...words: readonly string[]) {
 export function chooseBuilders(fleet: Fleet, names: readonly string[]): [name: string, verdict: Verdict][] {
   const all = Object.entries(fleet.verification);
   for (const name of names) {
-    if (fleet.verification[name] === undefined) {
+    if (ownValue(fleet.verification, name) === undefined) {
       throw new CliError(`there is no builder '${name}'; the fleet has ${all.map(([known]) => known).join(", ")}`);
     }
   }

@@ -1,6 +1,7 @@
 /** The little of the Hetzner Cloud API that the plugin doesn't do: placement, and looking for what is left. */
 import { setTimeout as delay } from "node:timers/promises";
 import * as z from "zod";
+import { ownValue } from "../record.ts";
 
 /** Address and token. */
 export interface HcloudAccess {
@@ -74,7 +75,7 @@ export class HcloudApi {
     const found: z.infer<T>[] = [];
     for (let page: number | null = 1; page !== null;) {
       const answer = await this.request("GET", `${path}${path.includes("?") ? "&" : "?"}page=${page}&per_page=50`);
-      found.push(...z.array(item).parse(z.record(z.string(), z.unknown()).parse(answer)[key]));
+      found.push(...z.array(item).parse(ownValue(z.record(z.string(), z.unknown()).parse(answer), key)));
       page = pageBody.parse(answer).meta?.pagination.next_page ?? null;
     }
     return found;
