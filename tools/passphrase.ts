@@ -4,7 +4,7 @@ import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from "no
 import { basename, join } from "node:path";
 import { LaunchError, withLock } from "./launch.mjs";
 import { pulumiFolder, readCheckpoint, savedStates } from "./savedState.ts";
-import { hasSalt, withoutSalt } from "./stackFile.ts";
+import { hasSalt, tidyStackFiles, withoutSalt } from "./stackFile.ts";
 import { ownBackend } from "./stack.ts";
 
 /** Where the passphrase of a checkout lies. */
@@ -26,10 +26,7 @@ export async function ensurePassphrase(directory: string, stack: string): Promis
     if (isThere(path)) return;
     const lost = encryptedWith(directory, stack);
     if (lost.stacks.length > 0 || lost.file !== undefined) throw new LaunchError(describeLoss(path, lost));
-    // A salt that no value needs any more belongs to another passphrase, and the CLI would hold this one against it.
-    const file = join(directory, `Pulumi.${stack}.yaml`);
-    const text = existsSync(file) ? readFileSync(file, "utf8") : "";
-    if (withoutSalt(text) !== text) writeFileSync(file, withoutSalt(text));
+    tidyStackFiles(directory, true);
     writeFileSync(path, randomBytes(32).toString("base64url"), { mode: 0o600 });
   });
 }

@@ -7,15 +7,18 @@ import { checkout } from "./launch.mjs";
 /**
  * Takes the line `encryptionsalt:` out of stack files that git tracks. The CLI makes a new one when it is missing; the state keeps
  * its own. A file with `secure:` values, or one whose salt is committed, needs the line and is left alone.
+ *
+ * @param untracked whether to tidy files that git doesn't track as well: where a passphrase is made, the salts of an earlier one are
+ * of no use, and the CLI would hold the new one against them. Default: no.
  */
-export function tidyStackFiles(directory: string = checkout): void {
+export function tidyStackFiles(directory: string = checkout, untracked = false): void {
   for (const file of readdirSync(directory).filter((name) => /^Pulumi\..+\.yaml$/.test(name))) {
     const path = join(directory, file);
     const text = readFileSync(path, "utf8");
     const tidy = withoutSalt(text);
     if (tidy === text) continue;
     const committed = spawnSync("git", ["show", `:./${file}`], { cwd: directory, encoding: "utf8", timeout: 10_000 });
-    if (committed.status === 0 && !hasSalt(committed.stdout)) writeFileSync(path, tidy);
+    if (committed.status === 0 ? !hasSalt(committed.stdout) : untracked) writeFileSync(path, tidy);
   }
 }
 
