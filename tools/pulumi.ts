@@ -65,14 +65,9 @@ export async function pulumiEnvironment(
  */
 export function recover(env: NodeJS.ProcessEnv): void {
   const backend = backendOf(env);
-  const { dropped, empty, unknown } = dropStaleLocks(backend);
+  const { dropped, empty } = dropStaleLocks(backend);
   for (const pid of dropped) say(`dropped the lock of an earlier run (process ${pid}) that was killed`);
   for (const stack of empty) say(`dropped a lock of stack ${stack} that says nothing: a run found no room to write it`);
-  for (const { pid, stack } of unknown)
-    say(
-      `stack ${stack} has a lock of a process ${pid} that this checkout hasn't started here; it may run in another container. ` +
-        `Once you know that it has ended: npm run pulumi -- cancel --yes --stack ${stack}`,
-    );
   for (const sentence of repairStates(backend)) say(sentence);
 }
 
@@ -166,6 +161,8 @@ export function passphraseProblem(
   stack: string,
   directory: string = checkout,
 ): string | undefined {
+  if (env["PULUMI_CONFIG_PASSPHRASE"] === undefined && env["PULUMI_CONFIG_PASSPHRASE_FILE"] === undefined)
+    return undefined;
   const said = pulumiSync(["stack", "history", "--show-secrets", "--stack", stack], env, directory).stderr;
   return isWrongPassphrase(said) ? describeWrongPassphrase(env, stack, directory) : undefined;
 }
