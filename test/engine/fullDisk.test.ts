@@ -71,7 +71,8 @@ describe("a disk that is full in the middle of a deployment", () => {
       cwd: checkout,
       stdio: ["ignore", "pipe", "inherit"],
     });
-    const [said, [exitCode]] = await Promise.all([text(run.stdout), once(run, "exit")]);
+    const exit = once(run, "exit") as Promise<[number | null]>;
+    const [said, [exitCode]] = await Promise.all([text(run.stdout), exit]);
     expect(exitCode, said).toBe(0);
     const part = (name: string) => said.split(/^--- /m).find((each) => each.startsWith(`${name}\n`)) ?? "";
     expect(said).toMatch(/SPOILT \d+ bytes/);
