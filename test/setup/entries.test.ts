@@ -1,4 +1,4 @@
-/** Stacks called like a folder or an option: refused by every entry, before anything is made. With the real CLI, in a checkout of its own. */
+/** What every entry sees to before anything is made: stacks' names, modes, and locks. With the real CLI, in a checkout of its own. */
 import {
   existsSync,
   mkdirSync,
@@ -9,7 +9,7 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -171,5 +171,40 @@ describe("in a checkout", () => {
       const path = join(entry.parentPath, entry.name);
       expect([path, mode(path)]).toEqual([path, entry.isDirectory() ? 0o700 : 0o600]);
     }
+  });
+
+  describe("a stack that is locked", () => {
+    const locks = join(fleetFolder, "state", ".pulumi", "locks", "organization", "nix-builder-fleet", "locked");
+    const owner = { pid: 2 ** 22 + 1, username: "ann", hostname: hostname(), timestamp: "2026-11-25T16:00:00Z" };
+
+    beforeAll(async () => {
+      const { exitCode, output } = await run(["tools/run.mjs", "pulumi", "stack", "init", "locked", "--no-select"]);
+      expect(exitCode, output).toBe(0);
+      mkdirSync(locks, { recursive: true });
+    });
+
+    it.each([["up"], ["destroy"], ["refresh"]])(
+      "is told in words by %s, and unlocked by the command that they name",
+      async (verb) => {
+        writeFileSync(join(locks, "a.json"), JSON.stringify(owner));
+        const words = ["tools/run.mjs", "pulumi", verb, "--yes", "--stack", "locked"];
+        const { exitCode, output } = await run(words);
+        expect(output).toContain(
+          `Nothing was begun: stack locked is locked by process ${owner.pid} of ann on ${hostname()} since ${owner.timestamp}; `,
+        );
+        expect(exitCode).toBe(1);
+        const [, cancel = ""] = /`npm run pulumi -- ([^`]*)`/.exec(output) ?? [];
+        const cancelled = await run(["tools/run.mjs", "pulumi", ...cancel.split(" ")]);
+        expect(cancelled.exitCode, cancelled.output).toBe(0);
+        expect(existsSync(join(locks, "a.json"))).toBe(false);
+      },
+    );
+
+    it("is no longer locked by a lock that is empty", async () => {
+      writeFileSync(join(locks, "a.json"), "");
+      const { exitCode, output } = await run(["tools/run.mjs", "pulumi", "destroy", "--yes", "--stack", "locked"]);
+      expect(output).toContain("dropped a lock of stack locked that says nothing");
+      expect(exitCode, output).toBe(0);
+    });
   });
 });
