@@ -5,14 +5,12 @@ import { basename, dirname, join } from "node:path";
 import { checkout, fingerprint } from "./launch.mjs";
 import { filesBelow, pulumiFolder } from "./savedState.ts";
 
-/** Locks that nobody on this machine seems to hold. */
-export interface LeftLocks {
-  /** Process ids of those who have ended; their locks are gone. */
+/** Locks that were taken away. */
+export interface DroppedLocks {
+  /** Process ids of those who have ended. */
   readonly dropped: readonly number[];
-  /** Stacks whose lock said nothing: who finds no room to write one goes no further, and leaves it. They are gone, too. */
+  /** Stacks whose lock said nothing: who finds no room to write one goes no further, and leaves it. */
   readonly empty: readonly string[];
-  /** Those that are kept, as their process may run where this one can't see it. */
-  readonly unknown: readonly { readonly pid: number; readonly stack: string }[];
 }
 
 /**
@@ -40,11 +38,10 @@ export function noteRun(pid: number | undefined, backend: string | undefined, di
  *
  * @param backend as in {@link noteRun}.
  */
-export function dropStaleLocks(backend: string | undefined, directory: string = checkout): LeftLocks {
+export function dropStaleLocks(backend: string | undefined, directory: string = checkout): DroppedLocks {
   const dropped: number[] = [];
   const empty: string[] = [];
-  const unknown: { pid: number; stack: string }[] = [];
-  if (backend === undefined || pulumiFolder(backend) === undefined) return { dropped, empty, unknown };
+  if (backend === undefined || pulumiFolder(backend) === undefined) return { dropped, empty };
   const here = thisPlace();
   const notes = readNotes(noteFolder(backend, directory)).map((note) => ({ ...note, ended: hasEnded(note, here) }));
   for (const lock of readLocks(backend)) {
@@ -54,14 +51,13 @@ export function dropStaleLocks(backend: string | undefined, directory: string = 
       empty.push(stack);
     } else if (runs(owner) === false) {
       const own = notes.filter(({ pid }) => pid === owner.pid);
-      if (own.length > 0 && own.every(({ ended }) => ended)) {
-        remove(path);
-        dropped.push(owner.pid);
-      } else unknown.push({ pid: owner.pid, stack });
+      if (own.length === 0 || !own.every(({ ended }) => ended)) continue;
+      remove(path);
+      dropped.push(owner.pid);
     }
   }
   for (const note of notes.filter(({ ended }) => ended)) rmSync(note.path, { force: true });
-  return { dropped, empty, unknown };
+  return { dropped, empty };
 }
 
 /** Who holds a lock. */

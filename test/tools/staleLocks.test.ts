@@ -38,9 +38,8 @@ it("drops the lock of a run that has ended, and of one whose number another prog
   write("reused", { pid: 1, hostname: hostname() });
   note(nobody);
   note(1);
-  const { dropped, unknown } = drop();
+  const { dropped } = drop();
   expect([...dropped].sort((a, b) => a - b)).toEqual([1, nobody]);
-  expect(unknown).toEqual([]);
   expect(readdirSync(locks)).toEqual([]);
   expect(notes()).toEqual([]);
 });
@@ -50,12 +49,12 @@ it("drops the lock of a run that a restart of the machine has ended", () => {
   note(nobody);
   const runs = `${folder}/.fleet/runs/${readdirSync(`${folder}/.fleet/runs`)[0] ?? ""}`;
   renameSync(`${runs}/${notes()[0] ?? ""}`, `${runs}/${nobody}.00000000-0000-0000-0000-000000000000.1`);
-  expect(drop()).toEqual({ dropped: [nobody], empty: [], unknown: [] });
+  expect(drop()).toEqual({ dropped: [nobody], empty: [] });
 });
 
-it("keeps the lock of a process that isn't there and that this checkout hasn't started, and says so", () => {
+it("keeps the lock of a process that isn't there and that this checkout hasn't started", () => {
   write("dead", { pid: nobody, hostname: hostname() });
-  expect(drop()).toEqual({ dropped: [], empty: [], unknown: [{ pid: nobody, stack: "dev" }] });
+  expect(drop()).toEqual({ dropped: [], empty: [] });
   expect(readdirSync(locks)).toEqual(["dead.json"]);
 });
 
@@ -70,7 +69,7 @@ describe("a run that goes on", () => {
   afterEach(() => cli.kill("SIGKILL"));
 
   it("keeps its lock", () => {
-    expect(drop()).toEqual({ dropped: [], empty: [], unknown: [] });
+    expect(drop()).toEqual({ dropped: [], empty: [] });
     expect(readdirSync(locks)).toEqual(["alive.json"]);
     expect(notes()).toHaveLength(1);
   });
@@ -82,7 +81,7 @@ describe("a run that goes on", () => {
     });
     write("alive", { pid: nobody, hostname: hostname() });
     note(nobody);
-    expect(drop()).toEqual({ dropped: [], empty: [], unknown: [] });
+    expect(drop()).toEqual({ dropped: [], empty: [] });
     expect(readdirSync(locks)).toEqual(["alive.json"]);
   });
 
@@ -99,7 +98,7 @@ describe("a run that goes on", () => {
       console.log(JSON.stringify(dropStaleLocks(${JSON.stringify(backend)}, ${JSON.stringify(folder)})));`;
     writeFileSync(`${folder}/look.mts`, script);
     const said: unknown = JSON.parse(inside(process.execPath, `${folder}/look.mts`));
-    expect(said).toEqual({ dropped: [], empty: [], unknown: [{ pid: cli.pid, stack: "dev" }] });
+    expect(said).toEqual({ dropped: [], empty: [] });
     expect(readdirSync(locks)).toEqual(["alive.json"]);
     expect(notes()).toHaveLength(1);
   });
@@ -109,7 +108,7 @@ it("keeps the lock of another machine, what is no lock, and those of a backend t
   write("elsewhere", { pid: nobody, hostname: "another-machine" });
   write("nonsense", "{}");
   note(nobody);
-  const nothing = { dropped: [], empty: [], unknown: [] };
+  const nothing = { dropped: [], empty: [] };
   expect(drop()).toEqual(nothing);
   expect(readdirSync(locks)).toHaveLength(2);
   expect(dropStaleLocks("s3://bucket", folder)).toEqual(nothing);
