@@ -50,7 +50,7 @@ rm $state/filler
 echo "--- room"; ${node} tools/run.mjs start; echo "EXIT $?"
 echo "--- again"; ${node} tools/run.mjs start; echo "EXIT $?"
 echo "--- destroy"; ${node} tools/run.mjs pulumi destroy --yes --skip-preview; echo "EXIT $?"
-ls .fleet/stacks 2> /dev/null
+[ ! -e .fleet/stacks ] || { ls -R .fleet/stacks; exit 12; }
 `;
 
 describe("a disk that is full in the middle of a deployment", () => {
