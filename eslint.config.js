@@ -1,4 +1,5 @@
 import js from "@eslint/js";
+import ts from "typescript";
 import tseslint from "typescript-eslint";
 
 /** What a folder may not import, so that data keeps flowing one way: see docs/decisions.md. */
@@ -9,6 +10,38 @@ const forbid = (files, groups, message, options = {}) => ({
   },
 });
 
+/**
+ * `record[name]` with a name that may be any text also finds what every object has, `toString` or `constructor`, and `in` does as well; what is
+ * assigned to `__proto__` is nowhere. `ownValue` of src/record.ts, a Map, or Object.fromEntries do not.
+ */
+const ownProperties = {
+  meta: { type: "problem", schema: [] },
+  create(context) {
+    const services = context.sourceCode.parserServices;
+    const checker = services.program.getTypeChecker();
+    const isText = (node) => {
+      const type = services.getTypeAtLocation(node);
+      return (checker.getBaseConstraintOfType(type) ?? type).flags === ts.TypeFlags.String;
+    };
+    const isRecord = (node) => checker.getIndexInfosOfType(services.getTypeAtLocation(node)).length > 0;
+    const message =
+      "This finds what every object has, such as `toString`, too: use ownValue() of src/record.ts, or a Map.";
+    return {
+      MemberExpression(node) {
+        if (node.computed && isText(node.property) && !isEnvironment(services.getTypeAtLocation(node.object)))
+          context.report({ node, message });
+      },
+      BinaryExpression(node) {
+        if (node.operator === "in" && (isText(node.left) || (node.left.type !== "Literal" && isRecord(node.right))))
+          context.report({ node, message });
+      },
+    };
+  },
+};
+
+/** Variables' names are the program's own. */
+const isEnvironment = (type) => type.symbol?.name === "ProcessEnv";
+
 export default tseslint.config(
   { ignores: ["node_modules", ".fleet"] },
   js.configs.recommended,
@@ -16,7 +49,9 @@ export default tseslint.config(
     files: ["**/*.ts"],
     extends: [tseslint.configs.strictTypeChecked],
     languageOptions: { parserOptions: { projectService: true } },
+    plugins: { fleet: { rules: { "own-properties": ownProperties } } },
     rules: {
+      "fleet/own-properties": "error",
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }],
       "@typescript-eslint/no-unnecessary-condition": [
         "error",
@@ -24,6 +59,7 @@ export default tseslint.config(
       ],
     },
   },
+  { files: ["test/**/*.ts", "src/record.ts"], rules: { "fleet/own-properties": "off" } },
   {
     // What this program prints goes through one place, which makes it fit for a terminal.
     files: ["src/**/*.ts", "components/**/*.ts"],

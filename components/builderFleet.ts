@@ -155,16 +155,16 @@ export class BuilderFleet extends pulumi.ComponentResource {
         }
       }
     };
-    const placements: Record<string, pulumi.Input<object>> = {};
+    const placements: [name: string, placement: pulumi.Input<object>][] = [];
     const builders = spec.builders.map((builder) => {
       const machine = machineFor(builder);
-      if (machine.placement !== undefined) placements[builder.name] = machine.placement;
+      if (machine.placement !== undefined) placements.push([builder.name, machine.placement]);
       return {
         spec: builder,
         builder: new Builder(builder.name, { spec: builder, machine, trust: spec.trust }, child),
       };
     });
-    this.placements = pulumi.output(placements);
+    this.placements = pulumi.output(Object.fromEntries(placements));
     hcloud?.project.deleteOrphans();
     aws?.account.deleteOrphans();
     // In their one form, in which nixos/client.nix takes them from the stack's output.

@@ -7,9 +7,11 @@ import { rendering } from "../components/rendering.ts";
 import { readAwsAccess, readFleetSpec, readHcloudAccess } from "./config.ts";
 import { ConfigurationError, type FleetSpec } from "./fleetSpec.ts";
 import { planLocalBuilders } from "./local/plan.ts";
+import { refuseWithoutRoom } from "./local/room.ts";
 import { MissingTool } from "./local/tools.ts";
 import { formOptions, forms, type FormName } from "./nix/forms.ts";
 import { NotExpressible } from "./nix/invalidValue.ts";
+import { stackNameProblem } from "./stackName.ts";
 
 // The SDK takes a stack trace for every resource and has each frame looked up in source maps: a third of the program's time.
 // Node's type stripping keeps lines and columns, so V8's own traces are right without.
@@ -27,6 +29,8 @@ watchEngine();
 // and writes it to its logs and to what `--json` prints.
 Object.assign(pulumi.log, { debug: () => Promise.resolve() });
 
+const badName = stackNameProblem(pulumi.getStack());
+if (badName !== undefined) throw new pulumi.RunError(badName);
 const directory = resolve(import.meta.dirname, `../.fleet/stacks/${pulumi.getStack()}`);
 const { spec, leftOut, doWithout, emulated, hcloud, aws } = await plan();
 for (const sentence of [...leftOut, ...(doWithout === undefined ? [] : [doWithout])]) await pulumi.log.warn(sentence);
@@ -109,6 +113,7 @@ function watchEngine(): void {
 async function plan() {
   try {
     const local = await planLocalBuilders(readFleetSpec(directory), directory);
+    refuseWithoutRoom(directory, local.spec.builders);
     const usesHcloud = local.spec.builders.some(({ provider }) => provider === "hcloud");
     const hcloud = usesHcloud
       ? { access: readHcloudAccess(), machines: await import("../components/machines/hcloud.ts") }

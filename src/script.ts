@@ -1,9 +1,11 @@
 /** How the scripts behind commands end: an error is one message on standard error and exit code 1, without a stack trace. */
+import { ownValue } from "./record.ts";
 import { complain } from "./terminal.ts";
 
 /** Runs a script's work. */
 export async function runScript(work: () => void | Promise<void>): Promise<void> {
-  // The CLI may have a narrower one, for its logs (tools/discretion.ts): a store's folders and sockets are for other users as well.
+  // What it makes has the same modes whoever deploys: a store's folders and sockets are for other users as well. What is secret has a mode
+  // of its own. The CLI has a narrower one, for its logs (tools/discretion.ts).
   process.umask(0o022);
   try {
     await work();
@@ -23,7 +25,7 @@ export function runAction(
   actions: Readonly<Record<string, () => void | Promise<void>>>,
 ): Promise<void> {
   return runScript(() => {
-    const action = actions[command ?? ""];
+    const action = ownValue(actions, command ?? "");
     if (action === undefined) throw new Error(`usage: main.ts ${Object.keys(actions).join(" | ")}`);
     return action();
   });

@@ -5,8 +5,11 @@ import { asOneMessage } from "../src/machineText.ts";
 import { privately } from "./discretion.ts";
 import { checkout } from "./launch.mjs";
 import { markRun } from "./orphans.ts";
-import { passCancellation, sayEnded, tidyStackFiles } from "./pulumi.ts";
-import { noteRun } from "./staleLocks.ts";
+import { describeWrongPassphrase, isWrongPassphrase } from "./passphrase.ts";
+import { accompany, passCancellation, sayEnded } from "./pulumi.ts";
+import { whichStack } from "./stack.ts";
+import { describeLock, parseLock } from "./staleLocks.ts";
+import { ownValue } from "../src/record.ts";
 
 /** What is used of an engine event; `sdk/nodejs/automation/events.ts` of pulumi/pulumi describes them in full. */
 export interface EngineEvent {
@@ -79,7 +82,7 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
       cleanup: false,
     }),
   );
-  noteRun(up.pid, env["PULUMI_BACKEND_URL"]);
+  const finish = accompany(up.pid, env);
   const release = passCancellation(up, undefined, () => {
     cancelled = true;
     say(
@@ -105,12 +108,12 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
     }
     const { exitCode, stderr } = await up;
     sayEnded(await run.ended(exitCode ?? null));
-    if (stderr.trim() !== "") say(asOneMessage(describeRefusal(stderr.trim())));
+    if (stderr.trim() !== "") say(asOneMessage(describeRefusal(stderr.trim(), env)));
     return { exitCode: exitCode ?? 1, outputs, warned, cancelled };
   } finally {
     clearInterval(heartbeat);
     release();
-    tidyStackFiles();
+    finish();
   }
 }
 
@@ -129,16 +132,15 @@ export function describeEvent(event: EngineEvent): string | undefined {
   if (op === "replace" || op.endsWith("-replaced")) return undefined;
   if (op.startsWith("delete")) return `${step}: removed`;
   const types = (urn.split("::")[2] ?? "").split("$");
-  return `${step}: ${done[types.at(-1) ?? ""] ?? done[types.at(-2) ?? ""] ?? "done"}`;
+  return `${step}: ${ownValue(done, types.at(-1) ?? "") ?? ownValue(done, types.at(-2) ?? "") ?? "done"}`;
 }
 
-/** What the CLI says when it doesn't even begin; in words of ours where it asks for patience. */
-export function describeRefusal(said: string): string {
-  // `pkg/backend/diy/lock.go` of pulumi/pulumi
-  const lock = /the stack is currently locked by[\s\S]*?created by (\S+)@(\S+) \(pid (\d+)\)/.exec(said);
-  if (lock === null) return said;
-  const [, user = "", host = "", pid = ""] = lock;
-  return `error: another deployment of this stack is running (process ${pid} of ${user} on ${host}): wait for it to end.`;
+/** What the CLI says when it doesn't even begin; in words of ours where a person has to do something. */
+export function describeRefusal(said: string, env: NodeJS.ProcessEnv): string {
+  const stack = whichStack(env);
+  const owner = parseLock(said);
+  if (owner !== undefined) return describeLock(stack, owner);
+  return isWrongPassphrase(said) ? describeWrongPassphrase(env, stack, checkout) : said;
 }
 
 function describeDiagnostic({ message, severity }: { message: string; severity: string }): string | undefined {

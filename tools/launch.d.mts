@@ -8,6 +8,7 @@ export declare const fetchedNode: {
 };
 export declare class LaunchError extends Error {}
 export declare function launch(script: string, args: string[]): Promise<void>;
+export declare function keepPrivate(folder: string): void;
 export declare function fail(error: unknown): void;
 export declare function cacheDirectory(env?: NodeJS.ProcessEnv): string;
 export declare function atLeast(version: string, minimum: string): boolean;

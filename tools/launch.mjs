@@ -53,6 +53,7 @@ export const fetchedNode = {
  */
 export async function launch(script, args) {
   const path = join(checkout, script);
+  keepPrivate(join(checkout, ".fleet"));
   const node = await findNode();
   const env = environmentFor(node);
   await installPackages(node, env);
@@ -63,6 +64,23 @@ export async function launch(script, args) {
   if (module.enableCompileCache) module.enableCompileCache(env.NODE_COMPILE_CACHE);
   process.argv = [process.argv[0], path, ...args];
   await import(pathToFileURL(path).href);
+}
+
+/**
+ * Makes the folder of state, keys and passphrase one that other users can't look into, whatever the umask, and whatever it was before.
+ *
+ * @throws {LaunchError} where it is open to others and another user's.
+ */
+export function keepPrivate(folder) {
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  if ((fs.statSync(folder).mode & 0o077) === 0) return;
+  try {
+    fs.chmodSync(folder, 0o700);
+  } catch {
+    throw new LaunchError(
+      `${folder} can be read by others and belongs to another user: run this as its owner, or use a checkout of your own.`,
+    );
+  }
 }
 
 /** An error that a person can act on: its message is all they need to see. */

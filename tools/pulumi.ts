@@ -1,22 +1,14 @@
 /** `npm run pulumi -- ARGS`: the Pulumi CLI with this checkout's backend, passphrase and plugins. */
 import { spawn, type SpawnOptions, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { randomBytes } from "node:crypto";
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  realpathSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { checkout, fail, LaunchError, withLock } from "./launch.mjs";
+import { checkout, fail, keepPrivate, LaunchError, withLock } from "./launch.mjs";
 import { discreetArguments, discreetEnvironment, privately } from "./discretion.ts";
+import { describeWrongPassphrase, ensurePassphrase, isWrongPassphrase, passphrasePath } from "./passphrase.ts";
+import { keepStates, refuseWithoutRoom, repairStates } from "./savedState.ts";
 import { say } from "./setup/progress.ts";
 import { builtCloudPlugins, withCloudPlugins } from "./setup/cloudPlugins.ts";
 import { withInstalledPlugins } from "./setup/plugins.ts";
@@ -30,19 +22,25 @@ import {
   plainStack,
   project,
   stackNames,
+  whichStack,
 } from "./stack.ts";
 import { endOrphans, markRun } from "./orphans.ts";
-import { dropStaleLocks, noteRun } from "./staleLocks.ts";
+import { tidyStackFiles } from "./stackFile.ts";
+import { stackNameProblem } from "../src/stackName.ts";
+import { describeLock, dropStaleLocks, lockOwners, noteRun } from "./staleLocks.ts";
 
 /**
  * The environment in which every tool of this project runs the CLI. Unless the person has chosen a backend (by a
  * variable or by `pulumi login`), state and passphrase are this checkout's own, in .fleet.
  *
  * @param directory the checkout. Default: this one.
+ * @param choice the stack that the command names, and whether it does without the passphrase of what is encrypted.
+ * @throws {LaunchError} for a stack's name that none may have, and where the passphrase is lost.
  */
 export async function pulumiEnvironment(
   toolchain: Toolchain,
   directory: string = checkout,
+  choice: { readonly stack?: string | undefined; readonly withoutPassphrase?: boolean } = {},
 ): Promise<NodeJS.ProcessEnv> {
   const env: NodeJS.ProcessEnv = {
     PULUMI_SKIP_UPDATE_CHECK: "true",
@@ -51,11 +49,15 @@ export async function pulumiEnvironment(
     ...discreetEnvironment(toolchain.env, say),
   };
   keepPrivate(join(directory, ".fleet"));
+  const stack = whichStack(env, choice.stack, directory);
   if (hasOwnBackend(env)) return env;
-  mkdirSync(join(directory, ".fleet", "state"), { recursive: true });
+  mkdirSync(join(directory, ".fleet", "state"), { recursive: true, mode: 0o700 });
+  closeFolder(join(directory, ".fleet", "state"));
   env["PULUMI_BACKEND_URL"] = ownBackend(directory);
-  if (env["PULUMI_CONFIG_PASSPHRASE"] === undefined && env["PULUMI_CONFIG_PASSPHRASE_FILE"] === undefined)
-    env["PULUMI_CONFIG_PASSPHRASE_FILE"] = await passphraseFile(directory);
+  if (env["PULUMI_CONFIG_PASSPHRASE"] === undefined && env["PULUMI_CONFIG_PASSPHRASE_FILE"] === undefined) {
+    if (choice.withoutPassphrase !== true) await ensurePassphrase(directory, stack);
+    env["PULUMI_CONFIG_PASSPHRASE_FILE"] = passphrasePath(directory);
+  }
   // What is selected the CLI knows itself, and says so in its lists.
   if (!env["PULUMI_STACK"] && plainStack(env, directory) === defaultStack) env["PULUMI_STACK"] = defaultStack;
   return env;
@@ -71,15 +73,42 @@ export function sayEnded(programs: readonly string[]): void {
   if (programs.length > 0) say(`ended what a killed run of the CLI had left: ${programs.join(", ")}`);
 }
 
-/** Takes back the locks of runs that were killed; the state itself has what they did. */
-export function unlock(env: NodeJS.ProcessEnv): void {
-  const { dropped, unknown } = dropStaleLocks(env["PULUMI_BACKEND_URL"]);
+/**
+ * Takes back what runs that were killed, or found no room, left in the state's folder: their locks, and states that are cut off.
+ *
+ * @throws {LaunchError} where a state can't be put back.
+ */
+export function recover(env: NodeJS.ProcessEnv): void {
+  const backend = backendOf(env);
+  const { dropped, empty } = dropStaleLocks(backend);
   for (const pid of dropped) say(`dropped the lock of an earlier run (process ${pid}) that was killed`);
-  for (const { pid, stack } of unknown)
-    say(
-      `stack ${stack} has a lock of a process ${pid} that this checkout hasn't started here; it may run in another container. ` +
-        `Once you know that it has ended: npm run pulumi -- cancel --yes --stack ${stack}`,
-    );
+  for (const stack of empty) say(`dropped a lock of stack ${stack} that says nothing: a run found no room to write it`);
+  for (const sentence of repairStates(backend)) say(sentence);
+}
+
+/**
+ * Refuses to begin a change that can't come to its end: while another run works on the stack, or without room for the state.
+ *
+ * @param removes Whether the state only gets smaller.
+ * @throws {LaunchError} in words.
+ */
+export function refuseHopeless(env: NodeJS.ProcessEnv, stack: string, removes = false): void {
+  const backend = backendOf(env);
+  const [owner] = lockOwners(backend, stack);
+  if (owner !== undefined) throw new LaunchError(describeLock(stack, owner));
+  refuseWithoutRoom(backend, stack, removes);
+}
+
+/** Looks after a run of the CLI: notes it, and keeps what it writes. To be called when it has begun; what is returned, when it has ended. */
+export function accompany(pid: number | undefined, env: NodeJS.ProcessEnv): () => void {
+  const backend = backendOf(env);
+  noteRun(pid, backend);
+  const finish = keepStates(backend);
+  return () => {
+    finish();
+    tidyStackFiles();
+    recover(env);
+  };
 }
 
 /**
@@ -133,8 +162,24 @@ async function initStack(stack: string, env: NodeJS.ProcessEnv, directory: strin
     const made = pulumiSync(["stack", "init", stack, "--no-select"], env, directory);
     tidyStackFiles(directory);
     if (made.status !== 0)
-      throw new LaunchError(`The stack "${stack}" could not be made: ${made.error?.message ?? made.stderr.trim()}`);
+      throw new LaunchError(
+        isWrongPassphrase(made.stderr)
+          ? describeWrongPassphrase(env, stack, directory)
+          : `The stack "${stack}" could not be made: ${made.error?.message ?? made.stderr.trim()}`,
+      );
   });
+}
+
+/** What is wrong with the passphrase of a stack, asked of the CLI (its history needs it in any case); `undefined`: nothing. */
+export function passphraseProblem(
+  env: NodeJS.ProcessEnv,
+  stack: string,
+  directory: string = checkout,
+): string | undefined {
+  if (env["PULUMI_CONFIG_PASSPHRASE"] === undefined && env["PULUMI_CONFIG_PASSPHRASE_FILE"] === undefined)
+    return undefined;
+  const said = pulumiSync(["stack", "history", "--show-secrets", "--stack", stack], env, directory).stderr;
+  return isWrongPassphrase(said) ? describeWrongPassphrase(env, stack, directory) : undefined;
 }
 
 /** Held while what only the first start in a checkout makes is made. */
@@ -147,31 +192,6 @@ function pulumiSync(args: readonly string[], env: NodeJS.ProcessEnv, directory: 
   return privately(() => spawnSync("pulumi", [...args, "--non-interactive"], options));
 }
 
-/**
- * Takes the line `encryptionsalt:` out of stack files that git tracks. The CLI writes it there for every stack with a
- * passphrase, and makes a new one when it is missing; the state keeps its own. A file with `secure:` values, or one
- * whose salt is committed, needs the line and is left alone.
- */
-export function tidyStackFiles(directory: string = checkout): void {
-  for (const file of readdirSync(directory).filter((name) => /^Pulumi\..+\.yaml$/.test(name))) {
-    const path = join(directory, file);
-    const text = readFileSync(path, "utf8");
-    const tidy = withoutSalt(text);
-    if (tidy === text) continue;
-    const committed = spawnSync("git", ["show", `:./${file}`], { cwd: directory, encoding: "utf8", timeout: 10_000 });
-    if (committed.status === 0 && !hasSalt(committed.stdout)) writeFileSync(path, tidy);
-  }
-}
-
-/** A stack file's text without the salt, or unchanged if the salt is needed to read values in it. */
-export function withoutSalt(text: string): string {
-  return /^\s*(- )?secure:/m.test(text) ? text : text.replace(/^encryptionsalt:.*(\n|$)/gm, "");
-}
-
-function hasSalt(text: string): boolean {
-  return /^encryptionsalt:/m.test(text);
-}
-
 /** Runs the CLI as if it had been called directly, and returns its exit code. */
 export async function runPulumi(args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
   // It needs the terminal, if there is one, to ask its questions.
@@ -181,14 +201,14 @@ export async function runPulumi(args: readonly string[], env: NodeJS.ProcessEnv)
   const options: SpawnOptions = { cwd: checkout, env: run.env, stdio: "inherit", detached: !terminal };
   const child = privately(() => spawn("pulumi", told, options));
   const release = passCancellation(child, terminal ? ["SIGTERM", "SIGHUP"] : undefined);
-  noteRun(child.pid, env["PULUMI_BACKEND_URL"]);
+  const finish = accompany(child.pid, env);
   try {
     const [code, signal] = (await once(child, "exit")) as [number | null, NodeJS.Signals | null];
     sayEnded(await run.ended(code));
     return code ?? 128 + (signal === null ? 0 : constants.signals[signal]);
   } finally {
     release();
-    tidyStackFiles();
+    finish();
   }
 }
 
@@ -232,70 +252,99 @@ const globalOptionsWithValue = [
   ...["-v", "--verbose"],
 ];
 
+/** The first two words of a command, without options. */
+function commandOf(args: readonly string[]): string[] {
+  const words = args.filter((arg, i) => !arg.startsWith("-") && !globalOptionsWithValue.includes(args[i - 1] ?? ""));
+  return words.slice(0, 2);
+}
+
 /** Whether a command works on the selected stack, so that there has to be one. */
 export function usesStack(args: readonly string[]): boolean {
   if (args.some((arg) => /^(-h|--help|-s|--stack|--stack=.*|-C|--cwd|--cwd=.*|--version)$/.test(arg))) return false;
-  const [command, subcommand] = args.filter(
-    (arg, i) => !arg.startsWith("-") && !globalOptionsWithValue.includes(args[i - 1] ?? ""),
-  );
+  const [command, subcommand] = commandOf(args);
   if (command === "stack") return !["init", "select", "ls", "new"].includes(subcommand ?? "");
-  const stackCommands = [
-    "up",
-    "update",
-    "preview",
-    "pre",
-    "destroy",
-    "down",
-    "dn",
-    "refresh",
-    "config",
-    "import",
-    "export",
-  ];
-  return [...stackCommands, "state", "cancel", "watch", "logs", "console"].includes(command ?? "");
+  return [...changing, "preview", "pre", "config", "export", "state", "cancel", "watch", "logs", "console"].includes(
+    command ?? "",
+  );
 }
 
-/** Makes the folder of state, keys and passphrase one that other users can't look into. */
-function keepPrivate(folder: string): void {
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
-  if ((statSync(folder).mode & 0o077) === 0) return;
-  try {
-    chmodSync(folder, 0o700);
-  } catch {
-    throw new LaunchError(
-      `${folder} can be read by others and belongs to another user: run this as its owner, or use a checkout of your own.`,
-    );
+/** Commands that lock the stack, and write its state for as long as they run. */
+const changing = ["up", "update", "destroy", "down", "dn", "refresh", "import"];
+
+/**
+ * The stack that a command names itself.
+ *
+ * @throws {LaunchError} for one that no stack may be called, also where the command makes, selects or renames it.
+ */
+export function namedStack(args: readonly string[]): string | undefined {
+  const named = args.flatMap((arg, i) => {
+    if (arg === "-s" || arg === "--stack") return args.slice(i + 1, i + 2);
+    return /^(?:--stack=|-s=?)(.+)$/.exec(arg)?.[1] ?? [];
+  });
+  const [command, subcommand] = commandOf(args);
+  const end = args.indexOf("--");
+  const words = [
+    ...args.slice(0, end === -1 ? undefined : end).filter((arg) => !arg.startsWith("-")),
+    ...(end === -1 ? [] : args.slice(end + 1)),
+  ];
+  const made =
+    command === "stack" && subcommand !== undefined ? words.slice(2).filter((word) => !word.includes(":")) : [];
+  for (const stack of [...named, ...made]) {
+    const problem = stackNameProblem(stack);
+    if (problem !== undefined) throw new LaunchError(problem);
   }
+  return named.at(-1);
+}
+
+/** Whether a command reads and writes nothing that is encrypted, so that it works where the passphrase is lost. */
+export function worksWithoutPassphrase(args: readonly string[]): boolean {
+  if (args.some((arg) => /^(-h|--help|--version)$/.test(arg))) return true;
+  const [command = "", subcommand = ""] = commandOf(args);
+  if (command === "stack") return ["rm", "ls", "select", "unselect", "export", "history"].includes(subcommand);
+  return ["cancel", "help", "version", "whoami", "about", "plugin", "login", "logout"].includes(command);
+}
+
+/** Closes to others what an older version of this project let them read. The folder comes last: while it is open, there is something to do. */
+function closeFolder(folder: string): void {
+  if ((statSync(folder).mode & 0o077) === 0) return;
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) closeFolder(path);
+    else if (entry.isFile()) chmodSync(path, 0o600);
+  }
+  chmodSync(folder, 0o700);
 }
 
 /** Whether a command is one of those that change resources. */
 function runsPlugins(args: readonly string[]): boolean {
-  const commands = ["up", "update", "preview", "pre", "destroy", "down", "dn", "refresh"];
+  const commands = [...changing, "preview", "pre"];
   return args.some((arg) => commands.includes(arg)) && !args.includes("plugin");
-}
-
-/** The checkout's passphrase, made on first use: it protects the secrets in .fleet/state, readable to this user only. */
-async function passphraseFile(directory: string): Promise<string> {
-  const path = join(directory, ".fleet", "passphrase");
-  const made = () => existsSync(path) && statSync(path).size > 0;
-  if (made()) return path;
-  await withLock(firstStartLock(directory), () => {
-    if (!made()) writeFileSync(path, randomBytes(32).toString("base64url"), { mode: 0o600 });
-  });
-  return path;
 }
 
 if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
   try {
+    // What the CLI writes of states and logs is for this user's eyes alone.
+    process.umask(0o077);
     const args = process.argv.slice(2);
+    const named = namedStack(args);
     const toolchain = await setUp();
-    const env = await withCloudPlugins(await pulumiEnvironment(toolchain));
+    const choice = { stack: named, withoutPassphrase: worksWithoutPassphrase(args) };
+    const env = await withCloudPlugins(await pulumiEnvironment(toolchain, checkout, choice));
+    const stack = whichStack(env, named);
     await endLeftProcesses();
-    unlock(env);
-    if (usesStack(args)) await ensureStack(env);
+    recover(env);
+    // A stack is made with the passphrase.
+    if (usesStack(args) && !choice.withoutPassphrase) await ensureStack(env);
+    const [command = ""] = commandOf(args);
+    if (changing.includes(command) && !args.some((arg) => /^(-h|--help)$/.test(arg)))
+      refuseHopeless(env, stack, ["destroy", "down", "dn"].includes(command));
     const plugins = [...toolchain.plugins.filter(({ kind }) => kind === "substitute"), ...builtCloudPlugins()];
     const quiet = runsPlugins(args) && backendOf(env) === ownBackend();
     process.exitCode = await runPulumi(args, quiet ? withInstalledPlugins(env, plugins) : env);
+    if (process.exitCode !== 0 && !worksWithoutPassphrase(args)) {
+      const why = passphraseProblem(env, stack);
+      if (why !== undefined) say(why);
+    }
   } catch (error) {
     fail(error);
   }

@@ -3,7 +3,9 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { checkout } from "./launch.mjs";
+import { stackNameProblem } from "../src/stackName.ts";
+import { checkout, LaunchError } from "./launch.mjs";
+import { ownValue } from "../src/record.ts";
 
 /** The stack that is made and used until another one is selected. */
 export const defaultStack = "dev";
@@ -16,9 +18,13 @@ export const project = "nix-builder-fleet";
  * else {@link defaultStack}.
  *
  * @param named by the command's own `--stack`.
+ * @throws {LaunchError} for a name that no stack may have.
  */
 export function whichStack(env: NodeJS.ProcessEnv, named?: string, directory: string = checkout): string {
-  return named ?? (env["PULUMI_STACK"] || plainStack(env, directory)) ?? defaultStack;
+  const stack = named ?? (env["PULUMI_STACK"] || plainStack(env, directory)) ?? defaultStack;
+  const problem = stackNameProblem(stack);
+  if (problem !== undefined) throw new LaunchError(problem);
+  return stack;
 }
 
 /**
@@ -92,7 +98,7 @@ function selectedStack(env: NodeJS.ProcessEnv, directory: string): string | unde
   const key = createHash("sha1").update(join(directory, "Pulumi.yaml")).digest("hex");
   const path = join(pulumiHome(env), "workspaces", `${project}-${key}-workspace.json`);
   const settings = readJson(path) as { stack?: string; stacks?: Record<string, string> } | undefined;
-  const selected = settings?.stacks?.[backendOf(env, directory)] ?? settings?.stack;
+  const selected = ownValue(settings?.stacks ?? {}, backendOf(env, directory)) ?? settings?.stack;
   return selected ? shortName(selected) : undefined;
 }
 

@@ -1,16 +1,16 @@
-/** What a killed Pulumi CLI left in a file backend: its lock, and what it had half written. Taken away, so that the next run just goes on. */
+/** The locks of a file backend: whose they are, and those that a killed Pulumi CLI left. Taken away, so that the next run just goes on. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { checkout, fingerprint } from "./launch.mjs";
+import { filesBelow, pulumiFolder } from "./savedState.ts";
 
-/** Locks that nobody on this machine seems to hold. */
-export interface LeftLocks {
-  /** Process ids of those who have ended; their locks are gone. */
+/** Locks that were taken away. */
+export interface DroppedLocks {
+  /** Process ids of those who have ended. */
   readonly dropped: readonly number[];
-  /** Those that are kept, as their process may run where this one can't see it. */
-  readonly unknown: readonly { readonly pid: number; readonly stack: string }[];
+  /** Stacks whose lock said nothing: who finds no room to write one goes no further, and leaves it. */
+  readonly empty: readonly string[];
 }
 
 /**
@@ -22,11 +22,11 @@ export interface LeftLocks {
  */
 export function noteRun(pid: number | undefined, backend: string | undefined, directory: string = checkout): void {
   const here = thisPlace();
-  if (pid === undefined || here === undefined || backend?.startsWith("file:///") !== true) return;
+  if (pid === undefined || here === undefined || backend === undefined || pulumiFolder(backend) === undefined) return;
   const folder = noteFolder(backend, directory);
   try {
-    mkdirSync(folder, { recursive: true });
-    writeFileSync(join(folder, [pid, here.boot, here.namespace].join(".")), "");
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    writeFileSync(join(folder, [pid, here.boot, here.namespace].join(".")), "", { mode: 0o600 });
   } catch {
     // The CLI runs all the same; should it be killed, its lock is left to `pulumi cancel`.
   }
@@ -34,29 +34,92 @@ export function noteRun(pid: number | undefined, backend: string | undefined, di
 
 /**
  * Removes the locks of CLIs that this checkout has started, in this PID namespace or before this machine's last start, and that have
- * ended; and what they had half written. All others are left to `pulumi cancel`.
+ * ended; and those that are cut off. All others are left to `pulumi cancel`.
  *
  * @param backend as in {@link noteRun}.
  */
-export function dropStaleLocks(backend: string | undefined, directory: string = checkout): LeftLocks {
+export function dropStaleLocks(backend: string | undefined, directory: string = checkout): DroppedLocks {
   const dropped: number[] = [];
-  const unknown: { pid: number; stack: string }[] = [];
-  if (backend?.startsWith("file:///") !== true) return { dropped, unknown };
-  const folder = `${fileURLToPath(backend)}/.pulumi/locks`;
+  const empty: string[] = [];
+  if (backend === undefined || pulumiFolder(backend) === undefined) return { dropped, empty };
   const here = thisPlace();
   const notes = readNotes(noteFolder(backend, directory)).map((note) => ({ ...note, ended: hasEnded(note, here) }));
-  for (const path of existsSync(folder) ? filesBelow(folder) : []) {
-    const owner = readOwner(path);
-    if (owner === undefined || owner.hostname !== hostname() || isPulumi(owner.pid)) continue;
-    const own = notes.filter(({ pid }) => pid === owner.pid);
-    if (own.length > 0 && own.every(({ ended }) => ended)) {
-      rmSync(path, { force: true });
+  for (const lock of readLocks(backend)) {
+    const { path, stack, owner } = lock;
+    if (owner === "cut off") {
+      remove(path);
+      empty.push(stack);
+    } else if (runs(owner) === false) {
+      const own = notes.filter(({ pid }) => pid === owner.pid);
+      if (own.length === 0 || !own.every(({ ended }) => ended)) continue;
+      remove(path);
       dropped.push(owner.pid);
-    } else unknown.push({ pid: owner.pid, stack: basename(dirname(path)) });
+    }
   }
-  if (dropped.length > 0) removeTornAttributes(dirname(folder));
   for (const note of notes.filter(({ ended }) => ended)) rmSync(note.path, { force: true });
-  return { dropped, unknown };
+  return { dropped, empty };
+}
+
+/** Who holds a lock. */
+export interface LockOwner {
+  readonly pid: number;
+  readonly username: string;
+  readonly hostname: string;
+  /** When it was taken, as the CLI writes it (RFC 3339). */
+  readonly timestamp: string;
+}
+
+/** Those who hold a lock on the stack. */
+export function lockOwners(backend: string | undefined, stack: string): LockOwner[] {
+  const name = stack.split("/").at(-1);
+  return readLocks(backend).flatMap((lock) => (lock.stack === name && lock.owner !== "cut off" ? [lock.owner] : []));
+}
+
+/** What to tell of a stack that somebody else works on: who, since when, whether that process runs, and what to do. */
+export function describeLock(stack: string, owner: LockOwner): string {
+  const { pid, username, hostname: host, timestamp } = owner;
+  const cancel = `\`npm run pulumi -- cancel --yes --stack ${stack}\``;
+  const running = runs(owner);
+  const what =
+    running === undefined
+      ? `whether that process runs only ${host} knows: wait for it to end or, once you know that it has ended, drop the lock with ${cancel}`
+      : running
+        ? `that process is running: wait for it to end, or ask it to (\`kill -INT ${pid}\`)`
+        : `that process isn't to be seen here; it may run in a container: once you know that it has ended, drop the lock with ${cancel}`;
+  return `Nothing was begun: stack ${stack} is locked by process ${pid} of ${username} on ${host} since ${timestamp}; ${what}.`;
+}
+
+/** Who holds the lock that the CLI complains of; `undefined`: it doesn't. Source: `pkg/backend/diy/lock.go` of pulumi/pulumi. */
+export function parseLock(said: string): LockOwner | undefined {
+  const lock = /the stack is currently locked by[\s\S]*?created by (\S+)@(\S+) \(pid (\d+)\) at (\S+)/.exec(said);
+  if (lock === null) return undefined;
+  const [, username = "", host = "", pid = "", timestamp = ""] = lock;
+  return { username, hostname: host, pid: Number(pid), timestamp };
+}
+
+/** Whether the lock's process runs; `undefined`: it is another machine's. */
+function runs({ pid, hostname: host }: LockOwner): boolean | undefined {
+  return host === hostname() ? isPulumi(pid) : undefined;
+}
+
+interface Lock {
+  readonly path: string;
+  /** The stack's name. */
+  readonly stack: string;
+  readonly owner: LockOwner | "cut off";
+}
+
+function readLocks(backend: string | undefined): Lock[] {
+  const folder = pulumiFolder(backend);
+  if (folder === undefined) return [];
+  return filesBelow(join(folder, "locks")).flatMap((path): Lock[] => {
+    const owner = path.endsWith(".json") ? readOwner(path) : undefined;
+    return owner === undefined ? [] : [{ path, stack: basename(dirname(path)), owner }];
+  });
+}
+
+function remove(lock: string): void {
+  for (const path of [lock, `${lock}.attrs`]) rmSync(path, { force: true });
 }
 
 /** Where process ids mean what they mean here: since this start of the kernel, in this PID namespace. */
@@ -99,37 +162,22 @@ function hasEnded({ pid, boot, namespace }: Note, here: Place | undefined): bool
   return boot !== here.boot || (namespace === here.namespace && !isPulumi(pid));
 }
 
-/**
- * Removes the attributes that were being written when the CLI was killed; it can do without them.
- *
- * The backend replaces a state in one step, but writes the type and checksum beside it, `dev.json.attrs`, in place. Half
- * written, they make the CLI say `failed to load checkpoint: EOF` ever after. Source: `blob/fileblob/attrs.go` of gocloud.dev.
- */
-function removeTornAttributes(folder: string): void {
-  for (const path of filesBelow(folder).filter((file) => file.endsWith(".attrs"))) {
-    try {
-      JSON.parse(readFileSync(path, "utf8"));
-    } catch {
-      rmSync(path, { force: true });
-    }
-  }
-}
-
-function filesBelow(folder: string): string[] {
-  return readdirSync(folder, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map(({ parentPath, name }) => `${parentPath}/${name}`);
-}
-
-/** What the CLI writes into a lock: `pkg/backend/diy/lock.go` of pulumi/pulumi. */
-function readOwner(path: string): { readonly pid: number; readonly hostname: string } | undefined {
+/** What the CLI writes into a lock: `pkg/backend/diy/lock.go` of pulumi/pulumi. `undefined`: none of its locks, or gone. */
+function readOwner(path: string): LockOwner | "cut off" | undefined {
+  let text: string;
   try {
-    const lock: unknown = JSON.parse(readFileSync(path, "utf8"));
-    if (typeof lock !== "object" || lock === null || !("pid" in lock) || !("hostname" in lock)) return undefined;
-    const { pid, hostname: host } = lock;
-    return typeof pid === "number" && typeof host === "string" ? { pid, hostname: host } : undefined;
+    text = readFileSync(path, "utf8");
   } catch {
     return undefined; // released just now
+  }
+  try {
+    const lock = JSON.parse(text) as Partial<LockOwner> | null;
+    const { pid, hostname: host, username = "somebody", timestamp = "a time it doesn't say" } = lock ?? {};
+    return typeof pid === "number" && typeof host === "string"
+      ? { pid, hostname: host, username, timestamp }
+      : undefined;
+  } catch {
+    return "cut off"; // a lock is renamed into place, so that nobody is still writing
   }
 }
 

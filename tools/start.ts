@@ -2,8 +2,8 @@
 import { relative } from "node:path";
 import { parseArgs } from "node:util";
 import { deploy, type Deployment } from "./deployment.ts";
-import { fail, LaunchError } from "./launch.mjs";
-import { endLeftProcesses, pulumiEnvironment, requireStack, unlock } from "./pulumi.ts";
+import { checkout, fail, LaunchError } from "./launch.mjs";
+import { endLeftProcesses, pulumiEnvironment, recover, refuseHopeless, requireStack } from "./pulumi.ts";
 import { withCloudPlugins } from "./setup/cloudPlugins.ts";
 import { setUp } from "./setup/index.ts";
 import { defaultStack, stackOption, whichStack } from "./stack.ts";
@@ -29,13 +29,17 @@ try {
 }
 
 async function start(named: string | undefined): Promise<number> {
-  const chosen = await withCloudPlugins(await pulumiEnvironment(await setUp()));
+  // What the CLI writes of states and logs is for this user's eyes alone.
+  process.umask(0o077);
+  if (named !== undefined) whichStack({}, named);
+  const chosen = await withCloudPlugins(await pulumiEnvironment(await setUp(), checkout, { stack: named }));
   const stack = whichStack(chosen, named);
   const env = { ...chosen, PULUMI_STACK: stack };
   await endLeftProcesses();
-  unlock(env);
+  recover(env);
   await requireStack(env);
   const unchanged = unchangedDeployment(env, stack);
+  if (unchanged === undefined) refuseHopeless(env, stack);
   // What shows the result is loaded while the deployment runs.
   const [{ exitCode, outputs, warned, cancelled }, { parseFleet, stackDirectory }, { recordedStatus, renderStatus }] =
     await Promise.all([

@@ -11,8 +11,8 @@ import { emulationOwner } from "../src/local/plan.ts";
 import { isRunning } from "../src/local/processes.ts";
 import { systems, systemOfThisMachine } from "../src/nix/system.ts";
 import { checkout } from "./launch.mjs";
-import { withoutSalt } from "./pulumi.ts";
 import { backendOf, ownBackend, project } from "./stack.ts";
+import { withoutSalt } from "./stackFile.ts";
 
 /** Stack outputs; secrets among them are not readable. */
 type Outputs = Readonly<Record<string, unknown>>;

@@ -1,5 +1,6 @@
 /** What a builder's instance is born from. Fleets of one name may share an account, so that only the stack's id says whose an instance is. */
 import type { AwsBuilderSpec } from "../fleetSpec.ts";
+import { ownValue } from "../record.ts";
 
 /** An instance of some fleet of this name, that of another checkout included. */
 export interface FoundInstance {
@@ -45,7 +46,7 @@ export function originOf(
 ): Origin {
   const own = instances.find((one) => one.stack === stack && one.builder === name);
   const kept = own?.instanceType !== undefined && candidates.includes(own.instanceType) ? own.image : undefined;
-  const image = ami ?? kept ?? images[name];
+  const image = ami ?? kept ?? ownValue(images, name);
   if (image === undefined) {
     throw new NotAtAws(
       `builders: '${name}': there is no image of NixOS any more to start it from; set aws.nixosRelease to another release`,

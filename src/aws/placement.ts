@@ -3,6 +3,7 @@ import { RunInstancesCommand, type _InstanceType, type EC2Client } from "@aws-sd
 import { asking, AwsError } from "./api.ts";
 import { findInstances, remove, type Item } from "./inventory.ts";
 import { tags } from "./tags.ts";
+import { ownValue } from "../record.ts";
 
 /** One instance type in one subnet. */
 export interface Place {
@@ -122,7 +123,8 @@ async function reserve(
     );
     return undefined;
   } catch (error) {
-    if (error instanceof AwsError && error.code in unavailable) return unavailable[error.code] ?? error.message;
+    const known = error instanceof AwsError ? ownValue(unavailable, error.code) : undefined;
+    if (known !== undefined) return known;
     throw error;
   }
 }

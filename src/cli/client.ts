@@ -1,12 +1,14 @@
 /** `fleet client`: the client's configuration, in any form, for any client, on standard output or in a folder. */
 import { resolve } from "node:path";
-import { clientDirectoryFiles, writeClientDirectory, type ClientFiles } from "../client/directory.ts";
+import { clientDirectoryFiles, makeClientFolder, writeClientDirectory, type ClientFiles } from "../client/directory.ts";
 import { findObstacles, fleetId, markerName, renderMarker, type Obstacle, type Owner } from "../client/ownership.ts";
+import { placeProblem } from "../client/place.ts";
 import { checkPath } from "../nix/buildMachine.ts";
 import { findForm, formNames, formOptions, forms, type ClientSettings } from "../nix/forms.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { profileNames, type Profile } from "../nix/profiles.ts";
 import { CliError, type UsableFleet } from "./stack.ts";
+import { ownValue } from "../record.ts";
 
 /** What a person may choose. */
 export interface ClientChoice {
@@ -104,7 +106,7 @@ function chosenClient(
       profile: checkProfile(choice.profile) ?? found?.profile ?? settings.profile,
       nixVersion: choice.nixVersion,
     },
-    privateKey: found === undefined ? fleet.clientPrivateKey : fleet.clientPrivateKeys[found.name],
+    privateKey: found === undefined ? fleet.clientPrivateKey : ownValue(fleet.clientPrivateKeys, found.name),
   };
 }
 
@@ -123,9 +125,18 @@ function writeOwned(directory: string, files: ClientFiles, fleet: UsableFleet, c
     client: choice.client,
     keys: [fleet.clientPrivateKey, ...Object.values(fleet.clientPrivateKeys)],
   };
+  refusePlace(directory);
   refuse(directory, findObstacles(directory, files, owner), choice);
+  makeClientFolder(directory);
+  // It may be another one than the one that was missing a moment ago.
+  refusePlace(directory);
   const marker = renderMarker(directory, files, owner);
   writeClientDirectory(directory, { ...files, [markerName]: marker });
+}
+
+function refusePlace(directory: string): void {
+  const problem = placeProblem(directory);
+  if (problem !== undefined) throw new CliError(problem);
 }
 
 const reasons: Readonly<Record<Exclude<Obstacle["reason"], "foreign key">, string>> = {

@@ -6,6 +6,7 @@ import { exitCode, renderFindings } from "../doctor/finding.ts";
 import { renderMachines } from "../nix/machinesFile.ts";
 import { chooseBuilders, writeOwnClient, type UsableFleet } from "./stack.ts";
 import { say, sayJson } from "../terminal.ts";
+import { ownValue } from "../record.ts";
 
 /**
  * Examines this machine and the builders of these names, or all.
@@ -20,7 +21,7 @@ export async function doctor(fleet: UsableFleet, names: readonly string[], { jso
   const builders = chosen.map(async ([name, { alias }]) => {
     const machine = fleet.builders.find((candidate) => candidate.alias === alias);
     if (machine === undefined) return [];
-    const entry = fleet.administration[name];
+    const entry = ownValue(fleet.administration, name);
     const administration = entry && { ...entry, privateKey: fleet.adminPrivateKey };
     return examineBuilder({ name, machine, clientDirectory, administration, clientNix });
   });

@@ -9,6 +9,7 @@ import { bake, type Baked } from "./bake.ts";
 import { remainsAdvice } from "./remains.ts";
 import { CliError, runPulumi, stackDirectory } from "./stack.ts";
 import { complain } from "../terminal.ts";
+import { ownValue } from "../record.ts";
 
 /** What is there of a fleet. */
 export interface Remains {
@@ -71,7 +72,7 @@ export function renderRemains(stack: string, { left, snapshots }: Remains): stri
 export async function bakeBuilder(stack: string, builder: string, keep: string): Promise<Baked> {
   if (!/^[1-9]\d{0,2}$/.test(keep)) throw new CliError(`--keep ${keep}: a whole number of at least 1 is needed`);
   const { builders, verification, adminPrivateKey } = await readOutputs(stack);
-  const verdict = verification[builder];
+  const verdict = ownValue(verification, builder);
   const machine = builders.find(({ alias }) => alias === verdict?.alias);
   if (machine === undefined || verdict?.verified !== true) {
     throw new CliError(

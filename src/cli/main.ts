@@ -12,6 +12,7 @@ import { verify, type VerifyOptions } from "./verify.ts";
 import { liveStatus, renderStatus } from "./status.ts";
 import { InvalidValue, NotExpressible } from "../nix/invalidValue.ts";
 import { profileNames } from "../nix/profiles.ts";
+import { LaunchError } from "../../tools/launch.mjs";
 import { stackUnderSudo, whichStack } from "../../tools/stack.ts";
 import { complain, say, sayJson } from "../terminal.ts";
 
@@ -208,7 +209,7 @@ function refuseLate(words: readonly string[], command: string, own: readonly str
 /** What to tell a person of an error that is no mistake of this program's; `undefined`: it is one. */
 function explanation(error: unknown): string | undefined {
   if (!(error instanceof Error)) return undefined;
-  if ([CliError, InvalidValue, NotExpressible].some((kind) => error instanceof kind)) return error.message;
+  if ([CliError, InvalidValue, NotExpressible, LaunchError].some((kind) => error instanceof kind)) return error.message;
   // What the operating system refused, as Node words it: "EACCES: permission denied, mkdir '/x'".
   const refused = "syscall" in error && "path" in error && /^[A-Z0-9]+: (.*), (\w+ .*)$/s.exec(error.message);
   return refused ? `can't ${refused[2] ?? ""}: ${refused[1] ?? ""}` : undefined;

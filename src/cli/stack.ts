@@ -2,12 +2,14 @@
 import { resolve } from "node:path";
 import { execa } from "execa";
 import * as z from "zod";
+import { complain } from "../terminal.ts";
 import { clientDirectoryFiles, writeClientDirectory } from "../client/directory.ts";
 import type { Measurement, Peculiarities } from "../bootstrap/measure.ts";
 import type { Verdict } from "../smoke/verdict.ts";
 import { protocols, type BuildMachine } from "../nix/buildMachine.ts";
 import { profileNames } from "../nix/profiles.ts";
 import { backendOf, noSuchStack, stackNames } from "../../tools/stack.ts";
+import { ownValue } from "../record.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
 
@@ -106,6 +108,8 @@ export function parseFleet(stack: string, values: unknown): Fleet {
 export async function readFleet(stack: string): Promise<UsableFleet> {
   const result = await runPulumi(stack, "stack", "output", "--json", "--show-secrets");
   if (result.failed) throw new CliError(await explainUnreadable(stack, result.stderr.trim()));
+  // For instance that the state was cut off, and put back.
+  if (result.stderr.trim() !== "") complain(result.stderr.trim());
   const values: unknown = JSON.parse(result.stdout);
   const fleet = parseFleet(stack, values);
   return { ...fleet, ...keys.parse(values) };
@@ -137,7 +141,7 @@ export function runPulumi(stack: string, ...words: readonly string[]) {
 export function chooseBuilders(fleet: Fleet, names: readonly string[]): [name: string, verdict: Verdict][] {
   const all = Object.entries(fleet.verification);
   for (const name of names) {
-    if (fleet.verification[name] === undefined) {
+    if (ownValue(fleet.verification, name) === undefined) {
       throw new CliError(`there is no builder '${name}'; the fleet has ${all.map(([known]) => known).join(", ")}`);
     }
   }

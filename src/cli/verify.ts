@@ -5,6 +5,7 @@ import { runSmokeTest, SmokeTestFailure } from "../smoke/smokeTest.ts";
 import type { Verdict } from "../smoke/verdict.ts";
 import { chooseBuilders, writeOwnClient, type UsableFleet } from "./stack.ts";
 import { say, sayJson } from "../terminal.ts";
+import { ownValue } from "../record.ts";
 
 /** What a person says on the command line. */
 export interface VerifyOptions {
@@ -26,10 +27,10 @@ const patience = 60;
 export async function verify(fleet: UsableFleet, names: readonly string[], options: VerifyOptions): Promise<number> {
   const chosen = chooseBuilders(fleet, names);
   const clientDirectory = options.recorded === true ? "" : writeOwnClient(fleet);
-  const verdicts: Record<string, Verdict> = {};
+  const found: [name: string, verdict: Verdict][] = [];
   // One after the other, so that throughput and times are each builder's own.
   for (const [name, recorded] of chosen) {
-    verdicts[name] =
+    const verdict =
       options.recorded === true
         ? recorded
         : await runSmokeTest({
@@ -37,13 +38,15 @@ export async function verify(fleet: UsableFleet, names: readonly string[], optio
             clientDirectory,
             level: options.quick === true ? "quick" : "full",
             bootId: undefined,
-            ownMachine: fleet.measurement[name] !== undefined,
+            ownMachine: ownValue(fleet.measurement, name) !== undefined,
             timeout: patience,
           }).catch((error: unknown) => {
             if (error instanceof SmokeTestFailure) return error.verdict;
             throw error;
           });
+    found.push([name, verdict]);
   }
+  const verdicts = Object.fromEntries(found);
   if (options.json === true) sayJson(verdicts);
   else say(renderVerdicts(verdicts));
   if (options.junit !== undefined) writeFileSync(options.junit, renderJUnit(verdicts));

@@ -1,5 +1,17 @@
 /** The client directory on disk: the emitted files, written and removed as one. */
-import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  fchmodSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname } from "node:path";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { cacheSettings, type Cache } from "../nix/caches.ts";
@@ -43,7 +55,7 @@ export function clientDirectoryFiles(machines: readonly BuildMachine[], options:
  * @param directory Absolute path; made when it isn't there, with mode 0755 as the files but the key are no secrets.
  */
 export function writeClientDirectory(directory: string, files: ClientFiles): void {
-  makeFolder(directory);
+  makeClientFolder(directory);
   for (const [name, content] of Object.entries(files)) {
     const path = `${directory}/${name}`;
     // The only file that others may not read.
@@ -52,10 +64,18 @@ export function writeClientDirectory(directory: string, files: ClientFiles): voi
       chmodSync(path, mode);
       continue;
     }
-    // Renamed into place: a build that starts meanwhile reads the old file or the new one, never half of it.
+    // Renamed into place: a build that starts meanwhile reads the old file or the new one, never half of it. And a link that is there is
+    // replaced, not followed.
     const draft = `${path}.${process.pid}.new`;
     rmSync(draft, { force: true });
-    writeFileSync(draft, content, { mode, flag: "wx" });
+    const file = openSync(draft, "wx", mode);
+    try {
+      // Whatever the umask, which may only have closed it further.
+      fchmodSync(file, mode);
+      writeFileSync(file, content);
+    } finally {
+      closeSync(file);
+    }
     renameSync(draft, path);
   }
 }
@@ -66,15 +86,21 @@ export function holdsClientFiles(directory: string, files: ClientFiles): boolean
 }
 
 function holds(path: string, content: string): boolean {
-  return existsSync(path) && readFileSync(path, "utf8") === content;
+  return lstatSync(path, { throwIfNoEntry: false })?.isFile() === true && readFileSync(path, "utf8") === content;
 }
 
-/** One level after the other: Node's `recursive` never ends where a folder is there but takes none, such as /proc. */
-function makeFolder(directory: string): void {
+/**
+ * Makes a client's folder, and those above it, with mode 0755 whatever the umask; what is there stays as it is.
+ *
+ * @param directory Absolute path.
+ */
+export function makeClientFolder(directory: string): void {
+  // One level after the other: Node's `recursive` never ends where a folder is there but takes none, such as /proc.
   if (existsSync(directory)) return;
-  makeFolder(dirname(directory));
+  makeClientFolder(dirname(directory));
   try {
-    mkdirSync(directory);
+    mkdirSync(directory, { mode: 0o755 });
+    chmodSync(directory, 0o755);
   } catch (error) {
     // Another process may have made it just now.
     if (!existsSync(directory)) throw error;

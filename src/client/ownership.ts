@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import * as z from "zod";
 import { clientKeyName } from "../nix/clientFiles.ts";
 import type { ClientFiles } from "./directory.ts";
+import { ownValue } from "../record.ts";
 
 /** The marker's file name. */
 export const markerName = ".nix-builder-fleet.json";
@@ -51,7 +52,7 @@ export function findObstacles(directory: string, files: ClientFiles, owner: Owne
     if (!existsSync(path)) return [];
     const present = readFileSync(path, "utf8");
     if (present === text) return [];
-    const written = known?.files[name];
+    const written = known && ownValue(known.files, name);
     const unchanged = written === digest(present);
     if (name === clientKeyName && !unchanged && !owner.keys.includes(present)) return [{ name, reason: "foreign key" }];
     if (written === undefined) return name === clientKeyName ? [] : [{ name, reason: "not ours" }];

@@ -2,6 +2,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import * as z from "zod";
 import { oneLine } from "../machineText.ts";
+import { ownValue } from "../record.ts";
 
 /** Address and token. */
 export interface HcloudAccess {
@@ -75,7 +76,7 @@ export class HcloudApi {
     const found: z.infer<T>[] = [];
     for (let page: number | null = 1; page !== null;) {
       const answer = await this.request("GET", `${path}${path.includes("?") ? "&" : "?"}page=${page}&per_page=50`);
-      found.push(...z.array(item).parse(z.record(z.string(), z.unknown()).parse(answer)[key]));
+      found.push(...z.array(item).parse(ownValue(z.record(z.string(), z.unknown()).parse(answer), key)));
       page = pageBody.parse(answer).meta?.pagination.next_page ?? null;
     }
     return found;

@@ -80,7 +80,9 @@ export async function place(api: HcloudApi, wanted: Placement, report: (progress
 /** Where the builder's own server, or a reservation that an earlier request made, is, if that is a candidate still. */
 async function existing(api: HcloudApi, wanted: Placement): Promise<Candidate | undefined> {
   const servers = await api.list(`/servers?label_selector=${selectorOf(wanted.labels)}`, "servers", placed);
-  const ownFirst = servers.toSorted((a, b) => Number(labels.role in a.labels) - Number(labels.role in b.labels));
+  const ownFirst = servers.toSorted(
+    (a, b) => Number(Object.hasOwn(a.labels, labels.role)) - Number(Object.hasOwn(b.labels, labels.role)),
+  );
   return ownFirst
     .map(({ server_type: type, location, datacenter }) => {
       const where = location?.name ?? datacenter?.location.name;

@@ -1,20 +1,63 @@
 /** Folders that the fleet makes below `.fleet` of the checkout, and that must all be gone after it. */
-import { execFileSync } from "node:child_process";
-import { existsSync, rmdirSync, rmSync } from "node:fs";
-import { dirname } from "node:path";
+import { chmodSync, lstatSync, readdirSync, rmdirSync, rmSync, unlinkSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { stackNameProblem } from "../stackName.ts";
+import { complain } from "../terminal.ts";
 
-/** Removes a folder with everything in it, Nix stores included, and the fleet's folders above it that are empty then. */
+/**
+ * Removes a folder with everything in it, Nix stores included, and the fleet's folders above it that are empty then. Nothing but a stack's
+ * folder, `…/.fleet/stacks/NAME`, or what lies in it: links are removed, never followed. What a link on the way leads to is left alone;
+ * standard error says so.
+ *
+ * @param directory Absolute path. It may be gone already.
+ * @throws Error for any other path, before anything is removed.
+ */
 export function removeTree(directory: string): void {
-  if (existsSync(directory)) {
-    // Store paths are read-only, and an ordinary user can't remove what is in a read-only folder.
-    execFileSync("chmod", ["-R", "u+w", directory]);
-    rmSync(directory, { recursive: true, force: true });
+  const stack = stackFolderOf(directory);
+  const detour = directory === stack ? undefined : linkOnTheWay(stack, dirname(directory));
+  if (detour !== undefined) {
+    complain(`${directory} is left alone: ${detour} is a link, and what it leads to is not the fleet's to remove`);
+    return;
   }
-  for (let folder = dirname(directory); folder.includes("/.fleet/"); folder = dirname(folder)) {
+  const present = lstatSync(directory, { throwIfNoEntry: false });
+  if (present?.isDirectory() === true) {
+    // Root needs no mode to remove anything.
+    if (process.getuid?.() !== 0) makeWritable(directory);
+    rmSync(directory, { recursive: true, force: true });
+  } else if (present !== undefined) unlinkSync(directory);
+  const stacks = dirname(stack);
+  for (let folder = dirname(directory); folder.startsWith(stacks); folder = dirname(folder)) {
     try {
       rmdirSync(folder);
     } catch {
       return;
     }
   }
+}
+
+/** The stack's folder that a path is, or lies in. */
+function stackFolderOf(directory: string): string {
+  const [, stack, name = ""] = /^(\/.*?\/\.fleet\/stacks\/([^/]+))(?:\/.+)?$/.exec(directory) ?? [];
+  if (stack !== undefined && resolve(directory) === directory && stackNameProblem(name) === undefined) return stack;
+  throw new Error(
+    `${directory} is not removed: only a stack's folder, …/.fleet/stacks/NAME, and what lies in it are the fleet's to remove`,
+  );
+}
+
+/** The first link among a stack's folder and those between it and `folder`. */
+function linkOnTheWay(stack: string, folder: string): string | undefined {
+  const above = folder === stack ? undefined : linkOnTheWay(stack, dirname(folder));
+  return above ?? (lstatSync(folder, { throwIfNoEntry: false })?.isSymbolicLink() === true ? folder : undefined);
+}
+
+/** The folder itself, or the nearest above it that is there. */
+export function nearestPresent(folder: string): string {
+  return lstatSync(folder, { throwIfNoEntry: false }) === undefined ? nearestPresent(dirname(folder)) : folder;
+}
+
+/** Store paths are read-only, and an ordinary user can't remove what is in a read-only folder. Links are left alone. */
+function makeWritable(folder: string): void {
+  chmodSync(folder, 0o700);
+  for (const entry of readdirSync(folder, { withFileTypes: true }))
+    if (entry.isDirectory()) makeWritable(`${folder}/${entry.name}`);
 }

@@ -1,6 +1,7 @@
 /** Binary caches beside the fleet, by the name that they are known under or by URL and key. */
 import { InvalidValue } from "./invalidValue.ts";
 import type { NixSettings } from "./nixConf.ts";
+import { ownValue } from "../record.ts";
 
 /** A substituter and the key that signs what it holds. */
 export interface Cache {
@@ -27,7 +28,7 @@ const cachixKeys: Readonly<Record<string, string>> = {
  * @param publicKey as `https://app.cachix.org/cache/NAME` shows it; needed for all but well-known caches
  * @throws InvalidValue if the name is none, or the key is missing or malformed
  */
-export function cachix(name: string, publicKey: string | undefined = cachixKeys[name]): Cache {
+export function cachix(name: string, publicKey: string | undefined = ownValue(cachixKeys, name)): Cache {
   if (!/^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/.test(name)) {
     throw new InvalidValue("cachix", name, "the name of a cache: lower-case letters, digits and hyphens");
   }

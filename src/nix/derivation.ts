@@ -1,6 +1,7 @@
 /** Reads `.drv` files, as far as it matters for where they are built. The format is the same in all versions of Nix. */
 import { InvalidValue } from "./invalidValue.ts";
 import type { Requirements } from "./scheduling.ts";
+import { ownValue } from "../record.ts";
 
 type Term = string | readonly Term[];
 
@@ -85,7 +86,7 @@ function parse(text: string): readonly Term[] {
 
 function unescape(text: string): string {
   const special: Readonly<Record<string, string>> = { n: "\n", r: "\r", t: "\t" };
-  return text.replaceAll(/\\(.)/gs, (_, character: string) => special[character] ?? character);
+  return text.replaceAll(/\\(.)/gs, (_, character: string) => ownValue(special, character) ?? character);
 }
 
 function malformed(text: string): InvalidValue {

@@ -1,4 +1,5 @@
 /** Plain data as text in the Nix language, with everything escaped that would end a string or start an expression. */
+import { ownValue } from "../record.ts";
 
 /** What can be written: data, an expression as it stands, or a string with expressions inside. */
 export type NixValue =
@@ -91,7 +92,7 @@ function renderQuoted(parts: Parts): string {
   const escapes: Readonly<Record<string, string>> = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
   const text = parts.map((part) =>
     typeof part === "string"
-      ? part.replace(/["\\$\n\r\t]/g, (character) => escapes[character] ?? `\\${character}`)
+      ? part.replace(/["\\$\n\r\t]/g, (character) => ownValue(escapes, character) ?? `\\${character}`)
       : `\${${part.text}}`,
   );
   return `"${text.join("")}"`;

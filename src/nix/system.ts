@@ -1,4 +1,5 @@
 /** The systems a builder can have, in Nix's own terms. */
+import { ownValue } from "../record.ts";
 
 /** Nix systems that a builder of this project can build for natively. */
 export const systems = ["x86_64-linux", "aarch64-linux"] as const;
@@ -23,5 +24,5 @@ export function systemOfThisMachine(
   arch: string = process.arch,
   platform: string = process.platform,
 ): System | undefined {
-  return platform === "linux" ? systemOfNodeArch[arch] : undefined;
+  return platform === "linux" ? ownValue(systemOfNodeArch, arch) : undefined;
 }

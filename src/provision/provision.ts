@@ -6,6 +6,7 @@ import { conversionLog, stateFile } from "../bootstrap/conversion.ts";
 import { oneLine, quoted } from "../machineText.ts";
 import { explainFailure } from "../smoke/failure.ts";
 import { connection, type Connection, type Target } from "./ssh.ts";
+import { ownValue } from "../record.ts";
 
 /** What is wanted of one machine; JSON on the script's standard input, because it holds the key. */
 export interface Provisioning extends Target {
@@ -76,7 +77,7 @@ const settled = ["starting", "rebooting into NixOS", "running"];
 /** Names the state of the key files, as `watch` does on the machine. */
 function markOf(keyFiles: Provisioning["keyFiles"]): string {
   const hash = createHash("sha256");
-  for (const name of Object.keys(keyFiles).sort()) hash.update(keyFiles[name] ?? "");
+  for (const name of Object.keys(keyFiles).sort()) hash.update(ownValue(keyFiles, name) ?? "");
   return hash.digest("hex");
 }
 

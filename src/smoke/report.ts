@@ -1,6 +1,7 @@
 /** The results of smoke tests, for people (a table) and for CI systems (JUnit). */
 import { plainText } from "../machineText.ts";
 import type { CaseResult, Verdict } from "./verdict.ts";
+import { ownValue } from "../record.ts";
 
 /** The cases of one builder, a line each. */
 export function renderCases(cases: readonly CaseResult[]): string {
@@ -55,6 +56,6 @@ function xml(text: string): string {
   const entities: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
   return plainText(text)
     .replaceAll(/[^\t\n\r\u0020-\uD7FF\uE000-\uFFFD]/g, "")
-    .replaceAll(/[&<>"]/g, (character) => entities[character] ?? "")
+    .replaceAll(/[&<>"]/g, (character) => ownValue(entities, character) ?? "")
     .replaceAll("\n", "&#10;");
 }

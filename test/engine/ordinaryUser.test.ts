@@ -1,6 +1,6 @@
 /** Everything as an ordinary user: `npm start` and `destroy` in a checkout of that user's, who has no rights beside it. */
 import { execFileSync } from "node:child_process";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { execa } from "execa";
@@ -51,7 +51,6 @@ describe.skipIf(obstacle !== undefined)("an ordinary user", { timeout: 5 * 60_00
 
   const stackFolder = () => join(copy, ".fleet", "stacks", "dev");
 
-  const start = () => run(["start"]);
   const destroy = () => run(["pulumi", "destroy", "--stack", "dev", "--yes", "--skip-preview"]);
 
   /** Runs a task of the checkout as the user, who sees the packages, the set-up's cache, and a password file with an entry of theirs. */
@@ -92,8 +91,13 @@ describe.skipIf(obstacle !== undefined)("an ordinary user", { timeout: 5 * 60_00
   });
 
   it("gets a verified builder of the machine's own system, and is told in one line why the other one is left out", async () => {
-    const { exitCode, output } = await start();
+    // Whatever the umask, nobody else is to read what is secret.
+    const { exitCode, output } = await run(["start"], ["sh", "-c", 'umask 000; exec "$@"', "sh"]);
     expect(exitCode, output).toBe(0);
+    const modes = [".", "passphrase", "state", "state/.pulumi/stacks/nix-builder-fleet/dev.json", "stacks/dev"].map(
+      (name) => (statSync(join(copy, ".fleet", name)).mode & 0o777).toString(8),
+    );
+    expect(modes).toEqual(["700", "600", "700", "600", "700"]);
     const [own, foreign] = system === "x86_64-linux" ? ["x86", "arm"] : ["arm", "x86"];
     expect(output).toMatch(new RegExp(`^${own} +${system} +127\\.\\S+ +in \\d+\\.\\d s$`, "m"));
     const emulated = emulation("none", system === "x86_64-linux" ? "aarch64-linux" : "x86_64-linux") === "machine";

@@ -6,8 +6,9 @@ import { createHash } from "node:crypto";
 import { promisify } from "node:util";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { checkout } from "../../tools/launch.mjs";
-import { pulumiEnvironment, requireStack, tidyStackFiles, usesStack, withoutSalt } from "../../tools/pulumi.ts";
+import { pulumiEnvironment, requireStack, usesStack } from "../../tools/pulumi.ts";
 import { hasOwnBackend, stackOption, whichStack } from "../../tools/stack.ts";
+import { tidyStackFiles, withoutSalt } from "../../tools/stackFile.ts";
 import { setUp, type Toolchain } from "../../tools/setup/index.ts";
 import { withInstalledPlugins } from "../../tools/setup/plugins.ts";
 

@@ -34,14 +34,15 @@ export async function startLocalBuilder(alias = "here"): Promise<LocalBuilder> {
   const address = "127.77.0.1";
   const port = await freePort(address);
   const features = ["big-parallel"];
+  const builder = `${directory}/.fleet/stacks/t/machines/x86`;
   const stop = async () => {
-    await removeMachine(`${directory}/builder`);
+    await removeMachine(builder);
     execFileSync("chmod", ["-R", "u+w", directory]);
     rmSync(directory, { recursive: true, force: true });
   };
   await startMachine(
     {
-      directory: `${directory}/builder`,
+      directory: builder,
       address,
       port,
       system,

@@ -72,17 +72,25 @@ describe("the progress of a deployment", () => {
 });
 
 describe("a deployment that can't begin", () => {
+  const env = { PULUMI_STACK: "dev", PULUMI_CONFIG_PASSPHRASE: "x" };
+
   it("names the process that it has to wait for", () => {
     const said =
       "error: the stack is currently locked by 1 lock(s). Either wait for the other process(es) to end or delete the " +
       "lock file with `pulumi cancel`.\n  file:///x/.pulumi/locks/organization/nix-builder-fleet/dev/a.json?no_tmp_dir=true: " +
       "created by root@vm-1 (pid 12599) at 2026-11-23T14:00:00Z";
-    expect(describeRefusal(said)).toBe(
-      "error: another deployment of this stack is running (process 12599 of root on vm-1): wait for it to end.",
+    expect(describeRefusal(said, env)).toMatch(
+      /^Nothing was begun: stack dev is locked by process 12599 of root on vm-1 since 2026-11-23T14:00:00Z; .*`npm run pulumi -- cancel --yes --stack dev`\.$/,
+    );
+  });
+
+  it("says what to do about a wrong passphrase", () => {
+    expect(describeRefusal("error: getting stack configuration: incorrect passphrase", env)).toMatch(
+      /^The passphrase in PULUMI_CONFIG_PASSPHRASE is not the one that stack dev is encrypted with: /,
     );
   });
 
   it("says anything else in the CLI's words", () => {
-    expect(describeRefusal("error: no such backend")).toBe("error: no such backend");
+    expect(describeRefusal("error: no such backend", env)).toBe("error: no such backend");
   });
 });

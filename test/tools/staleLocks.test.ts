@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync 
 import { hostname, tmpdir } from "node:os";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { checkout } from "../../tools/launch.mjs";
-import { dropStaleLocks, noteRun } from "../../tools/staleLocks.ts";
+import { describeLock, dropStaleLocks, lockOwners, noteRun } from "../../tools/staleLocks.ts";
 
 let folder: string;
 let locks: string;
@@ -38,9 +38,8 @@ it("drops the lock of a run that has ended, and of one whose number another prog
   write("reused", { pid: 1, hostname: hostname() });
   note(nobody);
   note(1);
-  const { dropped, unknown } = drop();
+  const { dropped } = drop();
   expect([...dropped].sort((a, b) => a - b)).toEqual([1, nobody]);
-  expect(unknown).toEqual([]);
   expect(readdirSync(locks)).toEqual([]);
   expect(notes()).toEqual([]);
 });
@@ -50,12 +49,12 @@ it("drops the lock of a run that a restart of the machine has ended", () => {
   note(nobody);
   const runs = `${folder}/.fleet/runs/${readdirSync(`${folder}/.fleet/runs`)[0] ?? ""}`;
   renameSync(`${runs}/${notes()[0] ?? ""}`, `${runs}/${nobody}.00000000-0000-0000-0000-000000000000.1`);
-  expect(drop()).toEqual({ dropped: [nobody], unknown: [] });
+  expect(drop()).toEqual({ dropped: [nobody], empty: [] });
 });
 
-it("keeps the lock of a process that isn't there and that this checkout hasn't started, and says so", () => {
+it("keeps the lock of a process that isn't there and that this checkout hasn't started", () => {
   write("dead", { pid: nobody, hostname: hostname() });
-  expect(drop()).toEqual({ dropped: [], unknown: [{ pid: nobody, stack: "dev" }] });
+  expect(drop()).toEqual({ dropped: [], empty: [] });
   expect(readdirSync(locks)).toEqual(["dead.json"]);
 });
 
@@ -70,7 +69,7 @@ describe("a run that goes on", () => {
   afterEach(() => cli.kill("SIGKILL"));
 
   it("keeps its lock", () => {
-    expect(drop()).toEqual({ dropped: [], unknown: [] });
+    expect(drop()).toEqual({ dropped: [], empty: [] });
     expect(readdirSync(locks)).toEqual(["alive.json"]);
     expect(notes()).toHaveLength(1);
   });
@@ -82,7 +81,7 @@ describe("a run that goes on", () => {
     });
     write("alive", { pid: nobody, hostname: hostname() });
     note(nobody);
-    expect(drop()).toEqual({ dropped: [], unknown: [] });
+    expect(drop()).toEqual({ dropped: [], empty: [] });
     expect(readdirSync(locks)).toEqual(["alive.json"]);
   });
 
@@ -99,34 +98,59 @@ describe("a run that goes on", () => {
       console.log(JSON.stringify(dropStaleLocks(${JSON.stringify(backend)}, ${JSON.stringify(folder)})));`;
     writeFileSync(`${folder}/look.mts`, script);
     const said: unknown = JSON.parse(inside(process.execPath, `${folder}/look.mts`));
-    expect(said).toEqual({ dropped: [], unknown: [{ pid: cli.pid, stack: "dev" }] });
+    expect(said).toEqual({ dropped: [], empty: [] });
     expect(readdirSync(locks)).toEqual(["alive.json"]);
     expect(notes()).toHaveLength(1);
   });
 });
 
-it("removes attributes that a killed process had half written, and no others", () => {
-  const stacks = `${folder}/state/.pulumi/stacks/nix-builder-fleet`;
-  mkdirSync(stacks, { recursive: true });
-  writeFileSync(`${stacks}/dev.json`, "");
-  writeFileSync(`${stacks}/dev.json.attrs`, "");
-  writeFileSync(`${stacks}/dev.json.bak.attrs`, '{"user.cache_control":"","md5"');
-  writeFileSync(`${stacks}/prod.json.attrs`, '{"md5":"x"}\n');
-  drop();
-  expect(readdirSync(stacks)).toHaveLength(4);
-  write("dead", { pid: nobody, hostname: hostname() });
-  note(nobody);
-  drop();
-  expect(readdirSync(stacks)).toEqual(["dev.json", "prod.json.attrs"]);
-});
-
-it("keeps the lock of another machine, of what it can't read, and of a backend that is no folder", () => {
+it("keeps the lock of another machine, what is no lock, and those of a backend that is no folder", () => {
   write("elsewhere", { pid: nobody, hostname: "another-machine" });
-  write("nonsense", "{");
+  write("nonsense", "{}");
   note(nobody);
-  const nothing = { dropped: [], unknown: [] };
+  const nothing = { dropped: [], empty: [] };
   expect(drop()).toEqual(nothing);
   expect(readdirSync(locks)).toHaveLength(2);
   expect(dropStaleLocks("s3://bucket", folder)).toEqual(nothing);
   expect(dropStaleLocks(undefined, folder)).toEqual(nothing);
+});
+
+describe("who holds a lock", () => {
+  const owner = (pid: number, host = hostname()) => ({
+    pid,
+    hostname: host,
+    username: "ann",
+    timestamp: "2026-11-25T16:00:00Z",
+  });
+  const cancel = "`npm run pulumi -- cancel --yes --stack dev`";
+
+  it("is read from the lock, for this stack alone", () => {
+    write("a", owner(7));
+    expect(lockOwners(backend, "dev")).toEqual([owner(7)]);
+    expect(lockOwners(backend, "organization/nix-builder-fleet/dev")).toEqual([owner(7)]);
+    expect(lockOwners(backend, "prod")).toEqual([]);
+  });
+
+  it("is told with what to do about it: wait, while that process runs", async () => {
+    const cli = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)", "pulumi"], { stdio: "ignore" });
+    try {
+      await once(cli, "spawn");
+      const pid = cli.pid ?? 0;
+      expect(describeLock("dev", owner(pid))).toBe(
+        `Nothing was begun: stack dev is locked by process ${pid} of ann on ${hostname()} since 2026-11-25T16:00:00Z; ` +
+          `that process is running: wait for it to end, or ask it to (\`kill -INT ${pid}\`).`,
+      );
+    } finally {
+      cli.kill("SIGKILL");
+    }
+  });
+
+  it.each([
+    ["has ended, as far as can be seen", owner(nobody), "that process isn't to be seen here"],
+    ["is on another machine", owner(7, "vm-2"), "whether that process runs only vm-2 knows"],
+  ])("is told with the command that drops it, where that process %s", (_, holder, text) => {
+    const said = describeLock("dev", holder);
+    expect(said).toContain(text);
+    expect(said).toContain(cancel);
+  });
 });

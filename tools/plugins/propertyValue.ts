@@ -3,6 +3,7 @@
  * marked by signatures. The signatures are those of `@pulumi/pulumi/runtime/rpc` and of Pulumi's Go SDK
  * (`resource/plugin/rpc.go`); they are repeated here because importing that module costs a plugin half of its start-up.
  */
+import { ownValue } from "../../src/record.ts";
 
 /** A value of an input or output, in the form of the wire. */
 export type Property = null | boolean | number | string | Property[] | Properties;
@@ -80,7 +81,7 @@ export function asAsset(value: Property | undefined): Asset | undefined {
   const marked = reveal(value);
   if (!isObject(marked)) return undefined;
   const { [SIGNATURE]: signature, hash, path, text } = plainObject(marked);
-  const kind = typeof signature === "string" ? KIND_OF_SIGNATURE[signature] : undefined;
+  const kind = typeof signature === "string" ? ownValue(KIND_OF_SIGNATURE, signature) : undefined;
   if (kind === undefined) return undefined;
   const common = { kind, ...(typeof hash === "string" && { hash }) };
   if (typeof path === "string" && path !== "") return { ...common, path };
@@ -116,7 +117,9 @@ export function isSame(old: Property | undefined, now: Property | undefined): bo
   // A secret object keeps its secret as a whole: marks further in may differ.
   const within = isSecret(old) ? plainObject : (properties: Properties) => properties;
   const [left, right] = [within(before), within(after)];
-  return [...new Set([...Object.keys(left), ...Object.keys(right)])].every((name) => isSame(left[name], right[name]));
+  return [...new Set([...Object.keys(left), ...Object.keys(right)])].every((name) =>
+    isSame(ownValue(left, name), ownValue(right, name)),
+  );
 }
 
 /** A part of a value that differs from what it was. */
@@ -151,10 +154,10 @@ function partsOf(
       now[index],
     ]);
   }
-  if (!isObject(old) || !isObject(now) || SIGNATURE in old || SIGNATURE in now) return [];
+  if (!isObject(old) || !isObject(now) || Object.hasOwn(old, SIGNATURE) || Object.hasOwn(now, SIGNATURE)) return [];
   return [...new Set([...Object.keys(old), ...Object.keys(now)])].map((name) => [
     /^\w+$/.test(name) ? `.${name}` : `["${name.replaceAll('"', '\\"')}"]`,
-    old[name],
-    now[name],
+    ownValue(old, name),
+    ownValue(now, name),
   ]);
 }

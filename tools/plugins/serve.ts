@@ -17,6 +17,7 @@ import providerServices from "@pulumi/pulumi/proto/provider_grpc_pb.js";
 import providerProto from "@pulumi/pulumi/proto/provider_pb.js";
 import { refusalOf } from "./peer.ts";
 import { type Difference, type Properties, differences } from "./propertyValue.ts";
+import { ownValue } from "../../src/record.ts";
 
 /** A plugin: what it is called, and what it serves by type token. */
 export interface Plugin {
@@ -72,7 +73,11 @@ export function changes(
   replaces: (name: string) => boolean,
 ): Change[] {
   return names.flatMap((input) =>
-    differences(input, state[input], inputs[input]).map((found) => ({ ...found, input, replaces: replaces(input) })),
+    differences(input, ownValue(state, input), ownValue(inputs, input)).map((found) => ({
+      ...found,
+      input,
+      replaces: replaces(input),
+    })),
   );
 }
 
@@ -147,7 +152,7 @@ function implementation(plugin: Plugin, engine: Engine, stopping: AbortControlle
   });
   const resource = (urn: string): ResourceType => {
     const type = typeOf(urn);
-    const served = plugin.resources[type];
+    const served = ownValue(plugin.resources, type);
     if (!served) throw new Error(notServed(plugin, type, plugin.resources));
     return served;
   };
@@ -236,7 +241,7 @@ function implementation(plugin: Plugin, engine: Engine, stopping: AbortControlle
       return new emptyProto.Empty();
     }),
     invoke: answer(async (request: Message<"InvokeRequest">) => {
-      const run = plugin.functions[request.getTok()];
+      const run = ownValue(plugin.functions, request.getTok());
       if (!run) throw new Error(notServed(plugin, request.getTok(), plugin.functions));
       const result = await run(properties(request.getArgs()), operation("", false));
       return new providerProto.InvokeResponse().setReturn(struct(result));

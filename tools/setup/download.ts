@@ -5,6 +5,7 @@ import { mkdir, rename, rm } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
+import { ownValue } from "../../src/record.ts";
 import { LaunchError } from "../launch.mjs";
 import { checksums, origins } from "./versions.ts";
 
@@ -37,7 +38,7 @@ export async function download(url: string, to: string): Promise<void> {
 
 /** The SHA-256 that this checkout pins for an official file; `undefined`: it must not be downloaded. */
 export function pinnedSha256(file: string): string | undefined {
-  return Object.hasOwn(checksums, file) ? checksums[file] : undefined;
+  return ownValue(checksums, file);
 }
 
 /** Whether `url` answers within three seconds: decides if an official download is worth trying. */

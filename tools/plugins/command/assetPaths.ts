@@ -4,6 +4,7 @@ import { readFile, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { type Properties, assetArchive, fileAsset } from "../propertyValue.ts";
 import { texts } from "./execution.ts";
+import { ownValue } from "../../../src/record.ts";
 
 /**
  * @param dir where the command ran; paths are matched and named relative to it.
@@ -11,7 +12,7 @@ import { texts } from "./execution.ts";
  */
 export async function collectAssets(dir: string, inputs: Properties): Promise<Properties> {
   const files = await filesBelow(dir, "");
-  const matching = async (name: string) => matchingAssets(dir, files, texts(inputs[name]));
+  const matching = async (name: string) => matchingAssets(dir, files, texts(ownValue(inputs, name)));
   return {
     ...(inputs["assetPaths"] !== undefined && { assets: await matching("assetPaths") }),
     ...(inputs["archivePaths"] !== undefined && { archive: archiveOf(await matching("archivePaths")) }),
@@ -25,9 +26,11 @@ async function matchingAssets(dir: string, files: readonly string[], patterns: r
     matches: globMatcher(pattern.replace(/^!/, "")),
   }));
   const chosen = files.filter((file) => rules.findLast(({ matches }) => matches.test(file))?.adds === true);
-  const assets: Properties = {};
-  for (const file of chosen) assets[file] = fileAsset(join(dir, file), sha256(await readFile(join(dir, file))));
-  return assets;
+  const assets = chosen.map(async (file) => {
+    const path = join(dir, file);
+    return [file, fileAsset(path, sha256(await readFile(path)))] as const;
+  });
+  return Object.fromEntries(await Promise.all(assets));
 }
 
 /** The hash is one of our own making: it says whether two archives are the same, which is all that the engine asks of it. */
@@ -57,7 +60,8 @@ function globMatcher(pattern: string): RegExp {
   ): string {
     if (escaped !== undefined) return escaped.replace(/\W/u, "\\$&");
     if (set !== undefined) return `[${not === "!" ? "^" : ""}${set.replaceAll("\\", "\\\\").replaceAll("[", "\\[")}]`;
-    const meaning = { "*": "[^/]*", "?": "[^/]", "{": "(?:", "}": ")", ",": pattern.includes("{") ? "|" : "," }[token];
+    const meanings = { "*": "[^/]*", "?": "[^/]", "{": "(?:", "}": ")", ",": pattern.includes("{") ? "|" : "," };
+    const meaning = ownValue(meanings, token);
     return meaning ?? (token.startsWith("**") ? ".*" : `\\${token}`);
   }
 }

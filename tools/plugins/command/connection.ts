@@ -9,6 +9,7 @@ import type { AnyAuthMethod, Client, ConnectConfig, ParsedKey, ServerHostKeyAlgo
 import { type Properties, isObject } from "../propertyValue.ts";
 import type { Operation } from "../serve.ts";
 import { text } from "./execution.ts";
+import { ownValue } from "../../../src/record.ts";
 
 /**
  * Connects, through the proxy if there is one, hands the client over, and hangs up afterwards.
@@ -60,7 +61,10 @@ interface HostKey {
 }
 
 function hostOf(values: Properties, path: string): Host {
-  const number = (name: string, otherwise: number) => (typeof values[name] === "number" ? values[name] : otherwise);
+  const number = (name: string, otherwise: number) => {
+    const value = ownValue(values, name);
+    return typeof value === "number" ? value : otherwise;
+  };
   const hostKey = text(values["hostKey"]);
   return {
     address: text(values["host"]) ?? "",

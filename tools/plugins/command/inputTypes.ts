@@ -11,6 +11,7 @@ import {
   secret,
 } from "../propertyValue.ts";
 import type { Checked } from "../serve.ts";
+import { ownValue } from "../../../src/record.ts";
 
 export type InputType =
   "string" | "number" | "boolean" | "strings" | "stringMap" | "list" | "logging" | "source" | InputTypes;
@@ -108,7 +109,7 @@ function objectFailures(path: string, types: InputTypes, values: Properties): Ch
     .filter((name) => !known.includes(name) && !name.startsWith("__"))
     .map((name) => ({ property: at(name), reason: `there is no such input; known are ${known.join(", ")}` }));
   const wrong = Object.entries(types).flatMap(([name, type]) => {
-    const value = reveal(values[bare(name)]) ?? null;
+    const value = reveal(ownValue(values, bare(name))) ?? null;
     if (value === null) return name.endsWith("!") ? [{ property: at(bare(name)), reason: "is required" }] : [];
     return failuresOf(at(bare(name)), type, value);
   });

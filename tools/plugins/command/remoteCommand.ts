@@ -45,7 +45,7 @@ async function execute(
   operation: Operation,
 ): Promise<ClientChannel> {
   answerEnvironment(client, (refused) => {
-    const severity = refused in environment ? "error" : "warning";
+    const severity = Object.hasOwn(environment, refused) ? "error" : "warning";
     operation.log(severity, REFUSED.replace("NAME", refused), { ephemeral: false });
     return severity === "error"
       ? new Error(`could not set environment variable "${refused}": ssh: setenv failed`)

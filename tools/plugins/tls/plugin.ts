@@ -1,6 +1,7 @@
 /** The one resource of the substitute of the plugin `tls`: a private key. */
 import { type Properties, type Property, UNKNOWN, isUnknown, plainObject, reveal, secret } from "../propertyValue.ts";
 import { type Checked, type Plugin, type ResourceType, changes } from "../serve.ts";
+import { ownValue } from "../../../src/record.ts";
 
 /**
  * Inputs, defaults, outputs and rules of `tls.PrivateKey` are those of terraform-provider-tls 4
@@ -69,7 +70,7 @@ function withDefaults(values: Properties): Properties {
 function check(inputs: Properties): Checked {
   const failures: Checked["failures"] = [];
   const require = (property: string, allowed: string, accepts: (value: Property) => boolean) => {
-    const value = reveal(inputs[property]) ?? null;
+    const value = reveal(ownValue(inputs, property)) ?? null;
     if (isUnknown(value) || accepts(value)) return;
     failures.push({ property, reason: `must be ${allowed}, not ${JSON.stringify(value)}` });
   };
