@@ -3,7 +3,18 @@
  * account: Nix knows one without by its number. A current Nix's daemon is nobody's either, so that no attack on it reaches this machine.
  */
 import { execFileSync, spawn, type ChildProcess } from "node:child_process";
-import { chmodSync, chownSync, closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, dirname } from "node:path";
@@ -107,12 +118,25 @@ export class LevelBuilder {
     ];
     writeFileSync(`${directory}/nix.conf`, conf.join("\n"));
     const socket = `${directory}/socket/nix`;
-    const common = [`NIX_CONF_DIR=${directory}`, "NIX_USER_CONF_FILES=", `HOME=${directory}/home`, "USER=nobody", `PATH=${process.env["PATH"] ?? ""}`];
+    const common = [
+      `NIX_CONF_DIR=${directory}`,
+      "NIX_USER_CONF_FILES=",
+      `HOME=${directory}/home`,
+      "USER=nobody",
+      `PATH=${process.env["PATH"] ?? ""}`,
+    ];
     const own = [`NIX_STATE_DIR=${directory}/state`, `NIX_LOG_DIR=${directory}/log`];
     const as = (uid: number) => ["--reuid", String(uid), "--regid", String(uid), "--clear-groups", "--no-new-privs"];
     this.#spawn("setpriv", [
       ...as(daemon),
-      ...["env", "-i", ...common, ...own, `NIX_REMOTE=local?root=${directory}/root`, `NIX_DAEMON_SOCKET_PATH=${socket}`],
+      ...[
+        "env",
+        "-i",
+        ...common,
+        ...own,
+        `NIX_REMOTE=local?root=${directory}/root`,
+        `NIX_DAEMON_SOCKET_PATH=${socket}`,
+      ],
       ...[nix("nix-daemon"), "--daemon"],
     ]);
     const forced = (trust: Trust) => {
@@ -128,7 +152,9 @@ esac
       writeFileSync(path, text, { mode: 0o755 });
       return path;
     };
-    const authorized = trustLevels.map((trust) => `restrict,command="${forced(trust)}" ${this.keys[trust].publicKey}\n`);
+    const authorized = trustLevels.map(
+      (trust) => `restrict,command="${forced(trust)}" ${this.keys[trust].publicKey}\n`,
+    );
     writeFileSync(`${directory}/authorized_keys`, authorized.join(""), { mode: 0o600 });
     writeFileSync(`${directory}/host_key`, this.#host.privateKey, { mode: 0o600 });
     const sshd = [
@@ -173,7 +199,10 @@ esac
   writeClient(trust: Trust, changed: Partial<BuildMachine> = {}, others: readonly BuildMachine[] = []): string {
     const directory = `${mkdtempSync(`${this.directory}/client-`)}/client`;
     const machines = [{ ...this.machine(trust), ...changed }, ...others];
-    writeClientDirectory(directory, { ...clientFiles(machines, { directory }), id_ed25519: this.keys[trust].privateKey });
+    writeClientDirectory(directory, {
+      ...clientFiles(machines, { directory }),
+      id_ed25519: this.keys[trust].privateKey,
+    });
     return directory;
   }
 
@@ -212,7 +241,9 @@ export function levelClient(clientDirectory: string, bin?: string): Record<strin
   };
 }
 
-async function listens(where: { readonly path: string } | { readonly host: string; readonly port: number }): Promise<void> {
+async function listens(
+  where: { readonly path: string } | { readonly host: string; readonly port: number },
+): Promise<void> {
   for (const deadline = Date.now() + 20_000; ; await delay(50)) {
     const open = await new Promise<boolean>((resolve) => {
       const socket = connect(where, () => resolve(true)).once("error", () => resolve(false));
