@@ -94,7 +94,7 @@ describe.each([
       trusts: [client.publicKey],
     });
   });
-  afterAll(() => builder?.stop());
+  afterAll(() => builder.stop());
   beforeEach((context) => {
     if ("missing" in found) context.skip(found.missing);
   });

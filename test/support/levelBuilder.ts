@@ -246,8 +246,8 @@ async function listens(
 ): Promise<void> {
   for (const deadline = Date.now() + 20_000; ; await delay(50)) {
     const open = await new Promise<boolean>((resolve) => {
-      const socket = connect(where, () => resolve(true)).once("error", () => resolve(false));
-      socket.once("close", () => resolve(false));
+      const socket = connect(where, () => { resolve(true); }).once("error", () => { resolve(false); });
+      socket.once("close", () => { resolve(false); });
       socket.once("connect", () => socket.destroy());
     });
     if (open) return;
