@@ -56,7 +56,9 @@ export class BuilderFleet extends pulumi.ComponentResource {
   readonly clientIdentity: SshIdentity;
   /** Client name → OpenSSH private key, for clients whose key pair was made here. A secret. */
   readonly clientPrivateKeys: pulumi.Output<Record<string, string>>;
-  /** Client name, or `` for the fleet's own, → Nix secret key, for clients at `signed`. A secret. */
+  /** Nix secret key of the client whose key everybody can have; `undefined` unless it is at `signed`. A secret. */
+  readonly clientSigningKey: pulumi.Output<string> | undefined;
+  /** Client name → Nix secret key, for other clients at `signed`. A secret. */
   readonly clientSigningKeys: pulumi.Output<Record<string, string>>;
   /** Key pair for administration. */
   readonly adminIdentity: SshIdentity;
@@ -80,18 +82,17 @@ export class BuilderFleet extends pulumi.ComponentResource {
     this.clientPrivateKeys = pulumi.all(
       Object.fromEntries([...identities].map(([client, { privateKey }]) => [client, privateKey])),
     );
+    const signer = (whose: string) =>
+      new SigningIdentity(`${whose}-signing`, `${hostNamePart(spec.fleet)}-${whose}`, child);
     // One for all builders: each takes what any of them has built, so keys of their own would keep nothing apart.
-    const builderSigning = new SigningIdentity("builders-signing", `${hostNamePart(spec.fleet)}-builders`, child);
-    const signing = new Map(
-      [{ name: "", trust: spec.trust }, ...spec.clients]
-        .filter(({ trust }) => trust === "signed")
-        .map(({ name: client }) => {
-          const whose = client === "" ? "client" : `client-${client}`;
-          return [client, new SigningIdentity(`${whose}-signing`, `${hostNamePart(spec.fleet)}-${whose}`, child)];
-        }),
-    );
+    const builderSigning = signer("builders");
+    const ownSigning = spec.trust === "signed" ? signer("client") : undefined;
+    const signing = spec.clients
+      .filter(({ trust }) => trust === "signed")
+      .map(({ name: client }) => [client, signer(`client-${client}`)] as const);
+    this.clientSigningKey = ownSigning?.secretKey;
     this.clientSigningKeys = pulumi.all(
-      Object.fromEntries([...signing].map(([client, { secretKey }]) => [client, secretKey])),
+      Object.fromEntries(signing.map(([client, { secretKey }]) => [client, secretKey])),
     );
     const keys: MachineKeys = {
       clients: pulumi.all([
@@ -103,7 +104,8 @@ export class BuilderFleet extends pulumi.ComponentResource {
       trustedPublicKeys: pulumi.all([
         builderSigning.publicKey,
         ...spec.caches.map(({ publicKey }) => publicKey),
-        ...[...signing.values()].map(({ publicKey }) => publicKey),
+        ...(ownSigning === undefined ? [] : [ownSigning.publicKey]),
+        ...signing.map(([, { publicKey }]) => publicKey),
       ]),
       signingKey: builderSigning.secretKey,
       adminPublicKey: this.adminIdentity.publicKey,
@@ -187,6 +189,7 @@ export class BuilderFleet extends pulumi.ComponentResource {
         maxSessions: spec.maxSessions,
         caches: spec.caches,
         privateKey: this.clientIdentity.privateKey,
+        signingKey: this.clientSigningKey,
       },
       onThisMachine,
     );

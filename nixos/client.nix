@@ -328,6 +328,12 @@ in
       default = "/etc/nix/fleet/id_ed25519";
       description = "Path of the client's private key on this machine, readable by root only and outside of the Nix store.";
     };
+    signingKey = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "/etc/nix/fleet/signing-key";
+      description = "Path of the key with which this machine signs what it builds, for a client at `trust: signed`. `null`: it signs nothing.";
+    };
     profile = mkOption {
       type = types.nullOr (types.enum [ "remote-only" "balanced" "local-first" "offline" ]);
       default = null;
@@ -365,6 +371,7 @@ in
     }
     # Weaker than what a person sets, stronger than the mkDefault of hardware configurations that older NixOS generated.
     // (if cfg.profile == null then { } else { max-jobs = mkOverride 900 maxJobs.${cfg.profile}; })
+    // (if cfg.signingKey == null then { } else { extra-secret-key-files = [ cfg.signingKey ]; })
     // (
       if cfg.caches == [ ] then
         { }

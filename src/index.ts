@@ -63,7 +63,7 @@ export const knownHosts = rendered("knownHosts");
 /** A reusable GitHub Actions workflow; one line that says why not for a fleet that no runner reaches, such as one on this machine. */
 export const githubWorkflow = rendered("githubWorkflow");
 /** What `npx fleet client` needs beside the builders to render each form for each client. */
-export const clientSettings = { ...options, clients: spec.clients };
+export const clientSettings = { ...options, trust: spec.trust, clients: spec.clients };
 /** Builder name → what was chosen of its candidates, in the cloud's own terms; only of builders in a cloud. */
 export const placements = fleet.placements;
 /** Builder name → what its smoke test found. */
@@ -78,6 +78,10 @@ export const clientPublicKey = fleet.clientIdentity.publicKey;
 export const clientPrivateKey = fleet.clientIdentity.privateKey;
 /** Client name → private key, for `clients` whose key pair was made here. A secret. */
 export const clientPrivateKeys = pulumi.secret(fleet.clientPrivateKeys);
+/** The key with which the same client signs what it builds; only at the level `signed`. A secret. */
+export const clientSigningKey = fleet.clientSigningKey;
+/** Client name → the same, for `clients` at `signed`. A secret. */
+export const clientSigningKeys = pulumi.secret(fleet.clientSigningKeys);
 /** The key that opens root on the builders. A secret. */
 export const adminPrivateKey = fleet.adminIdentity.privateKey;
 

@@ -51,7 +51,7 @@ program
 program
   .command("client")
   .description(
-    `Write the client's files: machines, nix.conf, ssh_config, known_hosts, and id_ed25519 (mode 0600).
+    `Write the client's files: machines, nix.conf, ssh_config, known_hosts, id_ed25519 and, at the level signed, signing-key (both with mode 0600).
 With --form, print one form of the configuration, or write it to the folder.`,
   )
   .argument("[dir]", "folder to write to")
@@ -74,6 +74,7 @@ With --form, print one form of the configuration, or write it to the folder.`,
     ) => {
       const fleet = await readFleet(stack({ ...(named !== undefined && { stack: named }) }));
       const result = writeClient(fleet, { ...choice, ...(directory !== undefined && { directory }) });
+      if (json !== true) for (const note of result.notes) console.error(`fleet: ${note}`);
       if ("text" in result) {
         process.stdout.write(json === true ? `${JSON.stringify(result)}\n` : result.text);
       } else if (json === true) {

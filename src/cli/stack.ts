@@ -8,6 +8,7 @@ import type { Measurement, Peculiarities } from "../bootstrap/measure.ts";
 import type { Verdict } from "../smoke/verdict.ts";
 import { protocols, type BuildMachine } from "../nix/buildMachine.ts";
 import { profileNames } from "../nix/profiles.ts";
+import { trustLevels } from "../nix/trust.ts";
 import { backendOf, noSuchStack, stackNames } from "../../tools/stack.ts";
 import { ownValue } from "../record.ts";
 
@@ -25,6 +26,8 @@ const buildMachine = z.object({
   protocol: z.enum(protocols),
   systems: z.array(z.string()),
   sshUser: z.string(),
+  trust: z.enum(trustLevels).exactOptional(),
+  sshUsers: z.object({ none: z.string(), signed: z.string(), full: z.string() }).exactOptional(),
   sshKey: z.string().exactOptional(),
   maxJobs: z.number(),
   speedFactor: z.number(),
@@ -38,6 +41,8 @@ const profile = z.enum(profileNames).exactOptional();
 const clientSettings = z.object({
   directory: z.string(),
   profile,
+  // A fleet that was deployed before there was a choice trusted all of its clients.
+  trust: z.enum(trustLevels).default("full"),
   maxSessions: z.number().exactOptional(),
   localSystems: z.array(z.string()),
   caches: z.array(z.object({ url: z.string(), publicKey: z.string() })),
@@ -47,6 +52,7 @@ const clientSettings = z.object({
       publicKey: z.string().exactOptional(),
       profile,
       localSystems: z.array(z.string()),
+      trust: z.enum(trustLevels).default("full"),
     }),
   ),
 });
@@ -67,6 +73,8 @@ const outputs = z.object({
 const keys = z.object({
   clientPrivateKey: z.string(),
   clientPrivateKeys: z.record(z.string(), z.string()),
+  clientSigningKey: z.string().exactOptional(),
+  clientSigningKeys: z.record(z.string(), z.string()).default({}),
   adminPrivateKey: z.string(),
 });
 
@@ -82,6 +90,10 @@ export type UsableFleet = Fleet & {
   readonly clientPrivateKey: string;
   /** Client name → private key, for clients whose key pair the fleet made. */
   readonly clientPrivateKeys: Readonly<Record<string, string>>;
+  /** Nix secret key with which the client of `clientPrivateKey` signs; only at the level `signed`. */
+  readonly clientSigningKey?: string;
+  /** Client name → the same, for clients at `signed`. */
+  readonly clientSigningKeys: Readonly<Record<string, string>>;
   /** OpenSSH private key of the administrator. */
   readonly adminPrivateKey: string;
 };
@@ -159,6 +171,10 @@ export function writeOwnClient(fleet: UsableFleet): string {
   const directory = `${stackDirectory(fleet.stack)}/client`;
   const { maxSessions, caches } = fleet.clientSettings;
   const privateKey = fleet.clientPrivateKey;
-  writeClientDirectory(directory, clientDirectoryFiles(fleet.builders, { directory, maxSessions, caches, privateKey }));
+  const { clientSigningKey: signingKey } = fleet;
+  writeClientDirectory(
+    directory,
+    clientDirectoryFiles(fleet.builders, { directory, maxSessions, caches, privateKey, signingKey }),
+  );
   return directory;
 }

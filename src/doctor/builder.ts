@@ -18,6 +18,7 @@ import { systems } from "../nix/system.ts";
 import { oneLine } from "../machineText.ts";
 import { runProgram, wordsOf } from "../process.ts";
 import { SmokeBuilds } from "../smoke/builds.ts";
+import { isAtLeast } from "../nix/version.ts";
 import { explainFailure } from "../smoke/failure.ts";
 import { runSmokeTest } from "../smoke/smokeTest.ts";
 import { tryTakeover } from "../smoke/takeover.ts";
@@ -375,12 +376,7 @@ export function judgeMeasurement(
 function versionFinding(name: string, clientNix: string, builderNix: string): Finding {
   const about = { view: "fleet", builder: name, check: "Nix versions" } as const;
   const what = `${clientNix} here, ${builderNix} there`;
-  return isAtLeast(clientNix, 2, 8) && isAtLeast(builderNix, 2, 8)
+  return isAtLeast(clientNix, "2.8") && isAtLeast(builderNix, "2.8")
     ? { ...about, severity: "ok", what }
     : { ...about, severity: "warning", what, why: "nothing older than 2.8 was tried", fix: "install a newer Nix" };
-}
-
-function isAtLeast(version: string, major: number, minor: number): boolean {
-  const [itsMajor = 0, itsMinor = 0] = version.split(".").map((part) => Number.parseInt(part, 10));
-  return itsMajor > major || (itsMajor === major && itsMinor >= minor);
 }

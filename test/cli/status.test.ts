@@ -21,6 +21,7 @@ beforeAll(async () => {
     }),
     clientPrivateKey: builder.clientPrivateKey,
     clientPrivateKeys: {},
+    clientSigningKeys: {},
     adminPrivateKey: "ADMIN\n",
   };
 });

@@ -2,10 +2,12 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { execa } from "execa";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { clientFiles } from "../../src/nix/clientFiles.ts";
 import type { Trust } from "../../src/nix/trust.ts";
 import { findCurrentNix } from "../support/currentNix.ts";
 import { LevelBuilder, levelClient, system } from "../support/levelBuilder.ts";
 import { newSigningKey } from "../support/signingKey.ts";
+import { readNixConf, temporaryDirectory } from "./realNix.ts";
 
 const found = process.getuid?.() === 0 ? findCurrentNix() : { missing: "only root may have users for each level" };
 const current = "bin" in found ? found.bin : "";
@@ -151,6 +153,18 @@ describe.each([
       expect(await outcome("full")).toMatch(/^there/);
     });
   });
+});
+
+it.each([
+  ["the installed Nix", undefined],
+  ["a current Nix", current],
+])("the key with which a client signs is read by %s beside a person's own", (_, bin) => {
+  using directory = temporaryDirectory();
+  const files = clientFiles([], { directory: directory.path, signs: true });
+  writeFileSync(`${directory.path}/fleet.conf`, files["nix.conf"]);
+  writeFileSync(`${directory.path}/nix.conf`, `secret-key-files = /own\ninclude ${directory.path}/fleet.conf\n`);
+  const read = readNixConf(directory.path, bin === undefined ? {} : { bin });
+  expect(read["secret-key-files"]?.value).toEqual(["/own", `${directory.path}/signing-key`]);
 });
 
 describe("a graph that spans two builders, at none", () => {

@@ -244,13 +244,21 @@ export function levelClient(clientDirectory: string, bin?: string): Record<strin
 async function listens(
   where: { readonly path: string } | { readonly host: string; readonly port: number },
 ): Promise<void> {
-  for (const deadline = Date.now() + 20_000; ; await delay(50)) {
+  const deadline = Date.now() + 20_000;
+  for (;;) {
     const open = await new Promise<boolean>((resolve) => {
-      const socket = connect(where, () => { resolve(true); }).once("error", () => { resolve(false); });
-      socket.once("close", () => { resolve(false); });
+      const socket = connect(where, () => {
+        resolve(true);
+      }).once("error", () => {
+        resolve(false);
+      });
+      socket.once("close", () => {
+        resolve(false);
+      });
       socket.once("connect", () => socket.destroy());
     });
     if (open) return;
     if (Date.now() > deadline) throw new Error(`nothing listens at ${JSON.stringify(where)}`);
+    await delay(50);
   }
 }
