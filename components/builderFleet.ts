@@ -157,13 +157,14 @@ export class BuilderFleet extends pulumi.ComponentResource {
         }
       }
     };
+    const levels = [...new Set(["none" as const, spec.trust, ...spec.clients.map(({ trust }) => trust)])].toSorted();
     const placements: [name: string, placement: pulumi.Input<object>][] = [];
     const builders = spec.builders.map((builder) => {
       const machine = machineFor(builder);
       if (machine.placement !== undefined) placements.push([builder.name, machine.placement]);
       return {
         spec: builder,
-        builder: new Builder(builder.name, { spec: builder, machine, trust: spec.trust }, child),
+        builder: new Builder(builder.name, { spec: builder, machine, trust: spec.trust, levels }, child),
       };
     });
     this.placements = pulumi.output(Object.fromEntries(placements));
@@ -202,10 +203,11 @@ export class BuilderFleet extends pulumi.ComponentResource {
         {
           spec: builderSpec,
           clientDirectory: client.directory,
+          trust: spec.trust,
           measurement: builder.measurement,
           level,
           timeout,
-          triggers: [...builder.triggers, this.clientIdentity.publicKey],
+          triggers: [...builder.triggers, spec.trust, this.clientIdentity.publicKey],
         },
         child,
       );

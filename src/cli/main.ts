@@ -182,10 +182,12 @@ program
   )
   .argument("<builder>", "name of the builder within the fleet")
   .option("--keep <number>", "snapshots of its architecture that stay, this one included", "3")
+  .option("--accept-trusting", "bake it although clients at trust: full are, or were, root on it")
   .option("--json", "print JSON")
   .option(...stackFlag)
-  .action(async (builder: string, { keep, json, ...options }: { keep: string; json?: true; stack?: string }) => {
-    const baked = await bakeBuilder(stack(options), builder, keep);
+  .action(async (builder: string, choice: { keep: string; acceptTrusting?: true; json?: true; stack?: string }) => {
+    const { keep, acceptTrusting, json, ...options } = choice;
+    const baked = await bakeBuilder(stack(options), builder, keep, acceptTrusting);
     if (json === true) sayJson(baked);
     else
       say(
