@@ -8,10 +8,11 @@ import { readAwsAccess, readFleetSpec, readHcloudAccess } from "./config.ts";
 import { ConfigurationError, type FleetSpec } from "./fleetSpec.ts";
 import { planLocalBuilders } from "./local/plan.ts";
 import { refuseWithoutRoom } from "./local/room.ts";
-import { MissingTool } from "./local/tools.ts";
+import { installedNixVersion, MissingTool } from "./local/tools.ts";
 import { formOptions, forms, type FormName } from "./nix/forms.ts";
 import { NotExpressible } from "./nix/invalidValue.ts";
 import { stackNameProblem } from "./stackName.ts";
+import { fullTrust } from "./nix/trust.ts";
 
 // The SDK takes a stack trace for every resource and has each frame looked up in source maps: a third of the program's time.
 // Node's type stripping keeps lines and columns, so V8's own traces are right without.
@@ -34,6 +35,7 @@ if (badName !== undefined) throw new pulumi.RunError(badName);
 const directory = resolve(import.meta.dirname, `../.fleet/stacks/${pulumi.getStack()}`);
 const { spec, leftOut, doWithout, emulated, hcloud, aws } = await plan();
 for (const sentence of [...leftOut, ...(doWithout === undefined ? [] : [doWithout])]) await pulumi.log.warn(sentence);
+for (const sentence of openness(spec)) await pulumi.log.warn(sentence);
 
 const fleet = new BuilderFleet(spec.fleet, {
   spec,
@@ -85,6 +87,13 @@ export const clientSigningKeys = pulumi.secret(fleet.clientSigningKeys);
 /** The key that opens root on the builders. A secret. */
 export const adminPrivateKey = fleet.adminIdentity.privateKey;
 
+/** Said at every deployment that has clients at `full`. */
+function openness({ trust, clients, builders: all }: FleetSpec): string[] {
+  const who = [{ name: "the shared one", trust }, ...clients].filter((client) => client.trust === "full");
+  if (who.length === 0 || all.every(({ provider }) => provider === "existing")) return [];
+  return [`trust: full (clients: ${who.map(({ name }) => name).join(", ")}): ${fullTrust}`];
+}
+
 function rendered(form: FormName): pulumi.Output<string> {
   return fleet.buildMachines.apply((all) => {
     try {
@@ -116,7 +125,7 @@ function watchEngine(): void {
 /** Reads the configuration and looks at this machine; what is wrong with them ends the program in one message, without a stack trace. */
 async function plan() {
   try {
-    const local = await planLocalBuilders(readFleetSpec(directory), directory);
+    const local = await planLocalBuilders(readFleetSpec(directory, installedNixVersion), directory);
     refuseWithoutRoom(directory, local.spec.builders);
     const usesHcloud = local.spec.builders.some(({ provider }) => provider === "hcloud");
     const hcloud = usesHcloud

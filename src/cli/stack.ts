@@ -178,3 +178,9 @@ export function writeOwnClient(fleet: UsableFleet): string {
   );
   return directory;
 }
+
+/** Version of a builder's Nix, as the last deployment measured it; `undefined`: nobody could look. */
+export function builderNix(fleet: Fleet, alias: string): string | undefined {
+  const name = Object.entries(fleet.verification).find(([, verdict]) => verdict.alias === alias)?.[0];
+  return name === undefined ? undefined : fleet.measurement[name]?.nixVersion;
+}

@@ -4,6 +4,7 @@ import { clientEnvironment } from "../client/environment.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { runProgram, wordsOf } from "../process.ts";
+import { fullTrust, type Trust } from "../nix/trust.ts";
 import { explainFailure } from "../smoke/failure.ts";
 import { stackDirectory, writeOwnClient, type Fleet, type UsableFleet } from "./stack.ts";
 
@@ -19,6 +20,8 @@ export interface BuilderStatus {
   readonly verifiedInSeconds: number | null;
   /** Whether it is the builder of a service: a third party's, which the fleet neither tests nor answers for. */
   readonly ofService: boolean;
+  /** What it takes from the client whose key everybody can have; `undefined`: the host decides. */
+  readonly trust?: Trust;
   /** Whether its store answers now; `undefined`: not asked, as services aren't. */
   readonly answers?: boolean;
   /** Seconds until it answered. */
@@ -41,6 +44,7 @@ export function recordedStatus(fleet: Fleet): BuilderStatus[] {
       address: `${builder.hostName}:${builder.port}`,
       // The fleet's own have a verdict each, also where no test was made.
       ofService: verdict === undefined,
+      ...(builder.trust !== undefined && { trust: builder.trust }),
       verifiedInSeconds: verdict?.verified === true ? verdict.seconds : null,
     };
   });
@@ -102,7 +106,8 @@ export function renderStatus(rows: readonly BuilderStatus[]): string {
     ]);
   }
   const reasons = rows.flatMap(({ name, reason }) => (reason === undefined ? [] : [`${name}: ${reason}`]));
-  return [table.toString().replaceAll(/ +$/gm, ""), ...reasons].join("\n");
+  const open = rows.some(({ trust }) => trust === "full") ? [`trust: full: ${fullTrust}`] : [];
+  return [table.toString().replaceAll(/ +$/gm, ""), ...reasons, ...open].join("\n");
 }
 
 function describeVerification({ ofService, verifiedInSeconds }: BuilderStatus): string {
