@@ -152,6 +152,20 @@ describe.each([
       );
       expect(await outcome("full")).toMatch(/^there/);
     });
+
+    it("takes at signed what was built before there was a key, once it is signed as the docs say", async () => {
+      const directory = builder.writeClient("signed");
+      const nonce = newNonce();
+      const expression = await onlyHere(directory, nonce, bin);
+      const env = levelClient(directory, bin);
+      const key = `${directory}/signing-key`;
+      writeFileSync(key, client.secretKey, { mode: 0o600 });
+      await execa("nix", ["store", "sign", "--key-file", key, "--all"], { env, stdin: "ignore", timeout: 60_000 });
+      const first = expression.replace(/.*first = (derivation .*); \}$/s, "$1");
+      const { stdout } = await execa("nix-build", ["-E", first, "--no-out-link"], { env });
+      await execa("nix", ["copy", "--to", "ssh-ng://root@levels", stdout.trim()], { env, timeout: 60_000 });
+      expect(builder.has(stdout.trim())).toBe(true);
+    });
   });
 });
 
