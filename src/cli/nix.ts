@@ -41,11 +41,14 @@ export async function runNix({ stack, program, words, remoteStore }: NixRun): Pr
     const builders = fleet.builders.map((builder, index) => ({ ...builder, name: names[index] ?? builder.alias }));
     return runInRemoteStore({ program, words, env, uri, store, explain: (said) => wrongRemoteStore(said, builders) });
   }
-  await sayWithoutRows(fleet);
+  if (program === "nix-build" || buildingCommands.includes(words[0] ?? "")) await sayWithoutRows(fleet);
   const exitCode = await runAroundLostBuilders({ program, words, env, clientDirectory, machines: fleet.builders });
   if (store !== undefined && exitCode === 0) repointOutLinks(words, store);
   return exitCode;
 }
+
+/** Commands of `nix` that may build. */
+const buildingCommands = ["build", "develop", "run", "shell", "profile"];
 
 /**
  * Says which builders this machine's Nix can't use as rows of `builders`, and the way that works.
