@@ -83,11 +83,13 @@ export async function provision(
 /** States in which nothing is being installed: none was said, Debian's last one, and that of a finished EC2 instance. */
 const settled = ["starting", "rebooting into NixOS", "running"];
 
-/** Names the state of such files, as `watch` does on the machine. */
+/** Names the state of such files, as `watch` does on the machine: with their names, since a key may move from one to another. */
 function markOf(files: Readonly<Record<string, string>>): string {
-  const hash = createHash("sha256");
-  for (const name of Object.keys(files).sort()) hash.update(ownValue(files, name) ?? "");
-  return hash.digest("hex");
+  const digest = (text: string) => createHash("sha256").update(text).digest("hex");
+  const lines = Object.keys(files)
+    .sort()
+    .map((name) => `${digest(ownValue(files, name) ?? "")}  ${name}\n`);
+  return digest(lines.join(""));
 }
 
 /**
@@ -96,7 +98,7 @@ function markOf(files: Readonly<Record<string, string>>): string {
  */
 function watch({ keyFiles, signingFiles }: Pick<Provisioning, "keyFiles" | "signingFiles">): string {
   const markOn = (files: Readonly<Record<string, string>>) =>
-    `$(cat ${Object.keys(files).sort().join(" ")} 2>/dev/null | sha256sum)`;
+    `$(sha256sum ${Object.keys(files).sort().join(" ")} 2>/dev/null | sha256sum)`;
   return `. /etc/os-release
 while
   state=$(cat ${stateFile} 2>/dev/null || echo starting)
