@@ -3,7 +3,7 @@ import * as pulumi from "@pulumi/pulumi";
 import { hostNamePart, type BuilderSpec, type FleetSpec } from "../src/fleetSpec.ts";
 import { emulationOwner } from "../src/local/plan.ts";
 import type { Measurement } from "../src/bootstrap/measure.ts";
-import { checkBuildMachines, type BuildMachine } from "../src/nix/buildMachine.ts";
+import { checkBuildMachines, type BuildMachine, type SshUsers } from "../src/nix/buildMachine.ts";
 import type { System } from "../src/nix/system.ts";
 import type { Verdict } from "../src/smoke/verdict.ts";
 import { Builder, type Administration } from "./builder.ts";
@@ -44,6 +44,8 @@ export interface BuilderFleetArgs {
 export class BuilderFleet extends pulumi.ComponentResource {
   /** The builders as clients are told of them, in the order of the configuration; those of services come last. */
   readonly buildMachines: pulumi.Output<BuildMachine[]>;
+  /** Alias → user to log in as, by level; nothing for hosts that decide for themselves. */
+  readonly sshUsers: pulumi.Output<Record<string, SshUsers>>;
   /** Builder name → verdict of its smoke test. */
   readonly verification: pulumi.Output<Record<string, Verdict>>;
   /** Builder name → what was found on the machine; nothing for a machine that isn't the fleet's to administer. */
@@ -174,6 +176,11 @@ export class BuilderFleet extends pulumi.ComponentResource {
     this.buildMachines = pulumi
       .all([...builders.map(({ builder }) => builder.buildMachine), ...spec.serviceBuilders])
       .apply((all) => rendering(() => checkBuildMachines(all)));
+    this.sshUsers = pulumi
+      .all(builders.map(({ builder }) => builder.buildMachine))
+      .apply((all) =>
+        Object.fromEntries(all.flatMap(({ alias, sshUsers }) => (sshUsers === undefined ? [] : [[alias, sshUsers]]))),
+      );
     const byName = <T>(of: (builder: Builder) => pulumi.Output<T | undefined>): pulumi.Output<Record<string, T>> =>
       pulumi
         .all(builders.map(({ spec: { name }, builder }) => of(builder).apply((value) => ({ name, value }))))

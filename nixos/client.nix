@@ -57,7 +57,7 @@ let
     machine:
     let
       unknown = builtins.attrNames (builtins.removeAttrs machine (builtins.attrNames rules));
-      missing = builtins.filter (field: !(machine ? ${field}) && field != "sshKey") (builtins.attrNames rules);
+      missing = builtins.filter (field: !(machine ? ${field}) && !(builtins.elem field [ "sshKey" "trust" ])) (builtins.attrNames rules);
       values = builtins.mapAttrs check machine;
       check = field: value: if rules.${field}.holds value then value else refuse field value rules.${field}.allowed;
     in
@@ -106,6 +106,11 @@ let
       sshUser = {
         holds = matches "[A-Za-z_][A-Za-z0-9_.-]*" 32;
         allowed = "a user name of at most 32 letters, digits and _ . - that starts with a letter or _";
+      };
+      # What it takes from this client: nothing here depends on it.
+      trust = {
+        holds = value: builtins.elem value [ "none" "signed" "full" ];
+        allowed = "one of none, signed, full";
       };
       sshKey = {
         holds = isPath;

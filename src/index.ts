@@ -49,6 +49,8 @@ const options = formOptions({ ...spec, directory: spec.clientDirectory });
 
 /** The model that everything else is rendered from: BuildMachine[], no secrets. */
 export const builders = fleet.buildMachines;
+/** Alias → user to log in as, by level: `builders` has that of the client whose key everybody can have. */
+export const sshUsers = fleet.sshUsers;
 /** A NixOS module to import as it is. */
 export const nixosModule = rendered("nixosModule");
 /** The same for nix-darwin. */

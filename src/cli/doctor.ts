@@ -29,7 +29,7 @@ export async function doctor(fleet: UsableFleet, names: readonly string[], { jso
       clientDirectory,
       administration,
       clientNix,
-      builderNix: fleet.measurement[name]?.nixVersion,
+      builderNix: ownValue(fleet.measurement, name)?.nixVersion,
     });
   });
   const emitted = renderMachines(fleet.builders);

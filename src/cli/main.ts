@@ -74,7 +74,7 @@ With --form, print one form of the configuration, or write it to the folder.`,
     ) => {
       const fleet = await readFleet(stack({ ...(named !== undefined && { stack: named }) }));
       const result = writeClient(fleet, { ...choice, ...(directory !== undefined && { directory }) });
-      if (json !== true) for (const note of result.notes) console.error(`fleet: ${note}`);
+      if (json !== true) for (const note of result.notes) complain(`fleet: ${note}`);
       if ("text" in result) {
         process.stdout.write(json === true ? `${JSON.stringify(result)}\n` : result.text);
       } else if (json === true) {

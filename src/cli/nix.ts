@@ -68,7 +68,7 @@ async function sayWithoutRows(fleet: UsableFleet): Promise<void> {
   const names = without.map(({ name }) => name).join(", ");
   const sentence = `Nix can't use ${names} as its builders: ${first.because}; use one as a store instead, with --remote-store ${first.name}`;
   if (without.length === fleet.builders.length) throw new CliError(sentence);
-  console.error(`fleet: ${sentence}`);
+  complain(`fleet: ${sentence}`);
 }
 
 /** A run that may lose builders on its way. */

@@ -27,7 +27,6 @@ const buildMachine = z.object({
   systems: z.array(z.string()),
   sshUser: z.string(),
   trust: z.enum(trustLevels).exactOptional(),
-  sshUsers: z.object({ none: z.string(), signed: z.string(), full: z.string() }).exactOptional(),
   sshKey: z.string().exactOptional(),
   maxJobs: z.number(),
   speedFactor: z.number(),
@@ -60,6 +59,7 @@ const clientSettings = z.object({
 /** What the CLI needs of a verdict at least. */
 const verdict = z.object({ alias: z.string(), verified: z.boolean(), seconds: z.number(), cases: z.array(z.object()) });
 const outputs = z.object({
+  sshUsers: z.record(z.string(), z.object({ none: z.string(), signed: z.string(), full: z.string() })).default({}),
   builders: z.array(buildMachine),
   clientSettings,
   verification: z.record(
@@ -79,7 +79,8 @@ const keys = z.object({
 });
 
 /** What the stack's outputs say of the fleet that everybody may know. */
-export type Fleet = z.infer<typeof outputs> & {
+export type Fleet = Omit<z.infer<typeof outputs>, "builders" | "sshUsers"> & {
+  readonly builders: readonly BuildMachine[];
   /** Name of the stack. */
   readonly stack: string;
 };
@@ -105,7 +106,14 @@ export type UsableFleet = Fleet & {
  */
 export function parseFleet(stack: string, values: unknown): Fleet {
   const parsed = outputs.safeParse(values);
-  if (parsed.success) return { ...parsed.data, stack };
+  if (parsed.success) {
+    const { sshUsers, builders, ...rest } = parsed.data;
+    const withUsers = builders.map((machine): BuildMachine => {
+      const users = ownValue(sshUsers, machine.alias);
+      return { ...machine, ...(users !== undefined && { sshUsers: users }) };
+    });
+    return { ...rest, builders: withUsers, stack };
+  }
   throw new CliError(
     `stack '${stack}' has no fleet: nothing is deployed, or its last deployment failed; ` +
       "run `npm start` (or `npm run pulumi -- up`) first",
@@ -182,5 +190,5 @@ export function writeOwnClient(fleet: UsableFleet): string {
 /** Version of a builder's Nix, as the last deployment measured it; `undefined`: nobody could look. */
 export function builderNix(fleet: Fleet, alias: string): string | undefined {
   const name = Object.entries(fleet.verification).find(([, verdict]) => verdict.alias === alias)?.[0];
-  return name === undefined ? undefined : fleet.measurement[name]?.nixVersion;
+  return name === undefined ? undefined : ownValue(fleet.measurement, name)?.nixVersion;
 }
