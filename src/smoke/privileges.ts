@@ -3,10 +3,9 @@
  * (`/fleet-probe-…`): where the daemon looks for it, the setting is in force, and a client could as well name a program or file of its own.
  */
 import { createHash, randomBytes } from "node:crypto";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { clientEnvironment } from "../client/environment.ts";
-import { removeTree } from "../local/folders.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { fullTrust, type Trust } from "../nix/trust.ts";
@@ -76,7 +75,8 @@ export async function tryPrivileges(machine: BuildMachine, options: PrivilegeOpt
       },
     ];
   } finally {
-    removeTree(scratch);
+    // Derivations are plain files, in folders that their owner may write to.
+    rmSync(scratch, { recursive: true, force: true });
   }
 }
 
