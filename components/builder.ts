@@ -6,6 +6,7 @@ import { defaultsFor } from "../src/bootstrap/defaults.ts";
 import {
   measureCommand,
   measurementLimits,
+  measuredUsers,
   measureScript,
   parseMeasurement,
   type Measurement,
@@ -58,6 +59,8 @@ export interface BuilderArgs {
   readonly machine: Machine;
   /** Level of the client whose key everybody can have. */
   readonly trust: Trust;
+  /** All levels that its clients have. */
+  readonly levels: readonly Trust[];
 }
 
 /** What Nix sees of a machine: plain values, and one resource where there is something to measure. */
@@ -72,8 +75,8 @@ export class Builder {
   readonly triggers: readonly pulumi.Input<string>[];
 
   /** @param opts Of the measurement. */
-  constructor(name: string, { spec, machine, trust }: BuilderArgs, opts?: pulumi.CustomResourceOptions) {
-    this.triggers = [JSON.stringify(spec), machine.generation, machine.hostKey];
+  constructor(name: string, { spec, machine, trust, levels }: BuilderArgs, opts?: pulumi.CustomResourceOptions) {
+    this.triggers = [JSON.stringify(spec), levels.join(" "), machine.generation, machine.hostKey];
     const features = [...spec.supportedFeatures, ...spec.mandatoryFeatures];
     this.measurement =
       machine.admin === undefined
@@ -87,7 +90,7 @@ export class Builder {
                 .output(machine.sshUsers)
                 .apply((sshUsers) =>
                   measureScript(
-                    { name, system: spec.system, features, sshUser: sshUsers[trust] },
+                    { name, system: spec.system, features, users: measuredUsers(sshUsers, levels) },
                     machine.peculiarities,
                   ),
                 ),

@@ -3,7 +3,7 @@ import * as pulumi from "@pulumi/pulumi";
 import { hostNamePart, type BuilderSpec, type FleetSpec } from "../src/fleetSpec.ts";
 import { emulationOwner } from "../src/local/plan.ts";
 import type { Measurement } from "../src/bootstrap/measure.ts";
-import { checkBuildMachines, type BuildMachine } from "../src/nix/buildMachine.ts";
+import { checkBuildMachines, type BuildMachine, type SshUsers } from "../src/nix/buildMachine.ts";
 import type { System } from "../src/nix/system.ts";
 import type { Verdict } from "../src/smoke/verdict.ts";
 import { Builder, type Administration } from "./builder.ts";
@@ -44,6 +44,8 @@ export interface BuilderFleetArgs {
 export class BuilderFleet extends pulumi.ComponentResource {
   /** The builders as clients are told of them, in the order of the configuration; those of services come last. */
   readonly buildMachines: pulumi.Output<BuildMachine[]>;
+  /** Alias → user to log in as, by level; nothing for hosts that decide for themselves. */
+  readonly sshUsers: pulumi.Output<Record<string, SshUsers>>;
   /** Builder name → verdict of its smoke test. */
   readonly verification: pulumi.Output<Record<string, Verdict>>;
   /** Builder name → what was found on the machine; nothing for a machine that isn't the fleet's to administer. */
@@ -56,7 +58,9 @@ export class BuilderFleet extends pulumi.ComponentResource {
   readonly clientIdentity: SshIdentity;
   /** Client name → OpenSSH private key, for clients whose key pair was made here. A secret. */
   readonly clientPrivateKeys: pulumi.Output<Record<string, string>>;
-  /** Client name, or `` for the fleet's own, → Nix secret key, for clients at `signed`. A secret. */
+  /** Nix secret key of the client whose key everybody can have; `undefined` unless it is at `signed`. A secret. */
+  readonly clientSigningKey: pulumi.Output<string> | undefined;
+  /** Client name → Nix secret key, for other clients at `signed`. A secret. */
   readonly clientSigningKeys: pulumi.Output<Record<string, string>>;
   /** Key pair for administration. */
   readonly adminIdentity: SshIdentity;
@@ -80,18 +84,17 @@ export class BuilderFleet extends pulumi.ComponentResource {
     this.clientPrivateKeys = pulumi.all(
       Object.fromEntries([...identities].map(([client, { privateKey }]) => [client, privateKey])),
     );
+    const signer = (whose: string) =>
+      new SigningIdentity(`${whose}-signing`, `${hostNamePart(spec.fleet)}-${whose}`, child);
     // One for all builders: each takes what any of them has built, so keys of their own would keep nothing apart.
-    const builderSigning = new SigningIdentity("builders-signing", `${hostNamePart(spec.fleet)}-builders`, child);
-    const signing = new Map(
-      [{ name: "", trust: spec.trust }, ...spec.clients]
-        .filter(({ trust }) => trust === "signed")
-        .map(({ name: client }) => {
-          const whose = client === "" ? "client" : `client-${client}`;
-          return [client, new SigningIdentity(`${whose}-signing`, `${hostNamePart(spec.fleet)}-${whose}`, child)];
-        }),
-    );
+    const builderSigning = signer("builders");
+    const ownSigning = spec.trust === "signed" ? signer("client") : undefined;
+    const signing = spec.clients
+      .filter(({ trust }) => trust === "signed")
+      .map(({ name: client }) => [client, signer(`client-${client}`)] as const);
+    this.clientSigningKey = ownSigning?.secretKey;
     this.clientSigningKeys = pulumi.all(
-      Object.fromEntries([...signing].map(([client, { secretKey }]) => [client, secretKey])),
+      Object.fromEntries(signing.map(([client, { secretKey }]) => [client, secretKey])),
     );
     const keys: MachineKeys = {
       clients: pulumi.all([
@@ -103,7 +106,8 @@ export class BuilderFleet extends pulumi.ComponentResource {
       trustedPublicKeys: pulumi.all([
         builderSigning.publicKey,
         ...spec.caches.map(({ publicKey }) => publicKey),
-        ...[...signing.values()].map(({ publicKey }) => publicKey),
+        ...(ownSigning === undefined ? [] : [ownSigning.publicKey]),
+        ...signing.map(([, { publicKey }]) => publicKey),
       ]),
       signingKey: builderSigning.secretKey,
       adminPublicKey: this.adminIdentity.publicKey,
@@ -155,13 +159,14 @@ export class BuilderFleet extends pulumi.ComponentResource {
         }
       }
     };
+    const levels = [...new Set(["none" as const, spec.trust, ...spec.clients.map(({ trust }) => trust)])].toSorted();
     const placements: [name: string, placement: pulumi.Input<object>][] = [];
     const builders = spec.builders.map((builder) => {
       const machine = machineFor(builder);
       if (machine.placement !== undefined) placements.push([builder.name, machine.placement]);
       return {
         spec: builder,
-        builder: new Builder(builder.name, { spec: builder, machine, trust: spec.trust }, child),
+        builder: new Builder(builder.name, { spec: builder, machine, trust: spec.trust, levels }, child),
       };
     });
     this.placements = pulumi.output(Object.fromEntries(placements));
@@ -171,6 +176,11 @@ export class BuilderFleet extends pulumi.ComponentResource {
     this.buildMachines = pulumi
       .all([...builders.map(({ builder }) => builder.buildMachine), ...spec.serviceBuilders])
       .apply((all) => rendering(() => checkBuildMachines(all)));
+    this.sshUsers = pulumi
+      .all(builders.map(({ builder }) => builder.buildMachine))
+      .apply((all) =>
+        Object.fromEntries(all.flatMap(({ alias, sshUsers }) => (sshUsers === undefined ? [] : [[alias, sshUsers]]))),
+      );
     const byName = <T>(of: (builder: Builder) => pulumi.Output<T | undefined>): pulumi.Output<Record<string, T>> =>
       pulumi
         .all(builders.map(({ spec: { name }, builder }) => of(builder).apply((value) => ({ name, value }))))
@@ -187,6 +197,7 @@ export class BuilderFleet extends pulumi.ComponentResource {
         maxSessions: spec.maxSessions,
         caches: spec.caches,
         privateKey: this.clientIdentity.privateKey,
+        signingKey: this.clientSigningKey,
       },
       onThisMachine,
     );
@@ -199,10 +210,11 @@ export class BuilderFleet extends pulumi.ComponentResource {
         {
           spec: builderSpec,
           clientDirectory: client.directory,
+          trust: spec.trust,
           measurement: builder.measurement,
           level,
           timeout,
-          triggers: [...builder.triggers, this.clientIdentity.publicKey],
+          triggers: [...builder.triggers, spec.trust, this.clientIdentity.publicKey],
         },
         child,
       );

@@ -19,9 +19,11 @@ export interface ClientDirectoryArgs {
   readonly caches: readonly Cache[];
   /** OpenSSH private key of the client. */
   readonly privateKey: pulumi.Input<string>;
+  /** Nix secret key with which it signs; `undefined`: nothing. */
+  readonly signingKey: pulumi.Input<string> | undefined;
 }
 
-/** A folder with `machines`, `nix.conf`, `ssh_config`, `known_hosts` and `id_ed25519`. */
+/** A folder with `machines`, `nix.conf`, `ssh_config`, `known_hosts`, `id_ed25519`, and `signing-key` at the level `signed`. */
 export class ClientDirectory extends pulumi.ComponentResource {
   /** The folder, once the files are in it. */
   readonly directory: pulumi.Output<string>;
@@ -31,9 +33,9 @@ export class ClientDirectory extends pulumi.ComponentResource {
     const { directory, maxSessions, caches } = args;
     const write = scriptCommand("client/main.ts", "write", directory);
     const files = pulumi
-      .all([args.machines, args.privateKey])
-      .apply(([machines, privateKey]) =>
-        rendering(() => clientDirectoryFiles(machines, { directory, maxSessions, caches, privateKey })),
+      .all([args.machines, args.privateKey, args.signingKey])
+      .apply(([machines, privateKey, signingKey]) =>
+        rendering(() => clientDirectoryFiles(machines, { directory, maxSessions, caches, privateKey, signingKey })),
       );
     const written = new command.Command(
       name,

@@ -3,7 +3,13 @@ import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
-import { appliedMark, keyFiles, moduleFiles, type BuilderParameters } from "../src/bootstrap/builderFiles.ts";
+import {
+  appliedMark,
+  keyFiles,
+  moduleFiles,
+  signingFiles,
+  type BuilderParameters,
+} from "../src/bootstrap/builderFiles.ts";
 import type { AwsBuilderSpec, FleetSpec, HcloudBuilderSpec } from "../src/fleetSpec.ts";
 import type { Provisioning } from "../src/provision/provision.ts";
 import { commandDefaults, scriptCommand } from "./checkout.ts";
@@ -32,7 +38,7 @@ export function builderParameters(
 /** What `provisionNixos` needs to know of a machine. */
 export interface NixosArgs
   extends
-    Pick<MachineKeys, "adminPrivateKey" | "adminPublicKey" | "clients">,
+    Pick<MachineKeys, "adminPrivateKey" | "adminPublicKey" | "clients" | "trustedPublicKeys" | "signingKey">,
     Pick<Provisioning, "alias" | "port" | "timeout" | "timeoutKey"> {
   /** What the machine lives in; another one is provisioned anew. */
   readonly resource: pulumi.CustomResource;
@@ -68,15 +74,18 @@ export function provisionNixos(name: string, args: NixosArgs, parent: pulumi.Res
       stackDirectory: args.stackDirectory,
       adminPublicKey: args.adminPublicKey,
       clients: args.clients,
+      trustedPublicKeys: args.trustedPublicKeys,
+      signingKey: args.signingKey,
       ec2Instance: args.ec2Instance,
     })
-    .apply(({ adminPublicKey, clients, ec2Instance, ...known }): Provisioning => {
+    .apply(({ adminPublicKey, clients, trustedPublicKeys, signingKey, ec2Instance, ...known }): Provisioning => {
       const files = moduleFiles(parameters, builderNix);
       return {
         ...known,
         alias,
         port,
         keyFiles: keyFiles({ clients, adminPublicKey }),
+        signingFiles: signingFiles({ trustedPublicKeys, signingKey }),
         moduleFiles: files,
         applied: appliedMark(files),
         timeout,

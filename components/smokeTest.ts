@@ -3,6 +3,7 @@ import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
 import type { Measurement } from "../src/bootstrap/measure.ts";
 import type { BuilderSpec } from "../src/fleetSpec.ts";
+import type { Trust } from "../src/nix/trust.ts";
 import type { SmokeTest as Test } from "../src/smoke/smokeTest.ts";
 import type { SmokeLevel, Verdict } from "../src/smoke/verdict.ts";
 import { commandDefaults, scriptCommand } from "./checkout.ts";
@@ -12,6 +13,8 @@ export interface SmokeTestArgs {
   readonly spec: BuilderSpec;
   /** Folder with the emitted files. */
   readonly clientDirectory: pulumi.Input<string>;
+  /** Level of the client whose files they are. */
+  readonly trust: Trust;
   readonly measurement: pulumi.Input<Measurement | undefined>;
   readonly level: Exclude<SmokeLevel, "off">;
   /** Seconds until the builder must have answered and built. */
@@ -37,6 +40,8 @@ export class SmokeTest extends command.Command {
         level,
         ownMachine: spec.provider !== "existing",
         bootId: measurement?.bootId,
+        ...(spec.provider !== "existing" && { trust: args.trust }),
+        ...(measurement !== undefined && { builderNix: measurement.nixVersion }),
         timeout,
       };
     });

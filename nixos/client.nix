@@ -57,7 +57,7 @@ let
     machine:
     let
       unknown = builtins.attrNames (builtins.removeAttrs machine (builtins.attrNames rules));
-      missing = builtins.filter (field: !(machine ? ${field}) && field != "sshKey") (builtins.attrNames rules);
+      missing = builtins.filter (field: !(machine ? ${field}) && !(builtins.elem field [ "sshKey" "trust" ])) (builtins.attrNames rules);
       values = builtins.mapAttrs check machine;
       check = field: value: if rules.${field}.holds value then value else refuse field value rules.${field}.allowed;
     in
@@ -106,6 +106,11 @@ let
       sshUser = {
         holds = matches "[A-Za-z_][A-Za-z0-9_.-]*" 32;
         allowed = "a user name of at most 32 letters, digits and _ . - that starts with a letter or _";
+      };
+      # What it takes from this client: nothing here depends on it.
+      trust = {
+        holds = value: builtins.elem value [ "none" "signed" "full" ];
+        allowed = "one of none, signed, full";
       };
       sshKey = {
         holds = isPath;
@@ -328,6 +333,12 @@ in
       default = "/etc/nix/fleet/id_ed25519";
       description = "Path of the client's private key on this machine, readable by root only and outside of the Nix store.";
     };
+    signingKey = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "/etc/nix/fleet/signing-key";
+      description = "Path of the key with which this machine signs what it builds, for a client at `trust: signed`. `null`: it signs nothing.";
+    };
     profile = mkOption {
       type = types.nullOr (types.enum [ "remote-only" "balanced" "local-first" "offline" ]);
       default = null;
@@ -365,6 +376,7 @@ in
     }
     # Weaker than what a person sets, stronger than the mkDefault of hardware configurations that older NixOS generated.
     // (if cfg.profile == null then { } else { max-jobs = mkOverride 900 maxJobs.${cfg.profile}; })
+    // (if cfg.signingKey == null then { } else { extra-secret-key-files = [ cfg.signingKey ]; })
     // (
       if cfg.caches == [ ] then
         { }

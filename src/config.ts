@@ -9,14 +9,15 @@ import type { HcloudAccess } from "./hcloud/api.ts";
  * The fleet that the stack's configuration describes.
  *
  * @param place What tells this checkout from others on the machine.
+ * @param localNix Version of this machine's Nix.
  * @throws ConfigurationError naming the key, its value and what is allowed; also for a key that does not exist.
  */
-export function readFleetSpec(place: string): FleetSpec {
+export function readFleetSpec(place: string, localNix: () => string | undefined): FleetSpec {
   const prefix = `${pulumi.getProject()}:`;
   const values = Object.entries(pulumi.runtime.allConfig())
     .filter(([key]) => key.startsWith(prefix))
     .map(([key, text]) => [key.slice(prefix.length), parseValue(text)] as const);
-  return parseFleetSpec(pulumi.getStack(), Object.fromEntries(values), place);
+  return parseFleetSpec(pulumi.getStack(), Object.fromEntries(values), place, localNix);
 }
 
 /**

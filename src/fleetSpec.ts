@@ -26,7 +26,8 @@ import { profileNames, type Profile } from "./nix/profiles.ts";
 import { checkClientKey, checkHostKey } from "./ssh/hostKey.ts";
 import { smokeLevels, type SmokeLevel } from "./smoke/verdict.ts";
 import { systems, type System } from "./nix/system.ts";
-import { trustLevels, type Trust } from "./nix/trust.ts";
+import { oldestForUntrustedRows, trustLevels, type Trust } from "./nix/trust.ts";
+import { isAtLeast } from "./nix/version.ts";
 
 /** Where machines come from: one file in `components/machines` for each. */
 export const providers = ["local", "existing", "hcloud", "aws"] as const;
@@ -137,7 +138,7 @@ export const configurationSchema = z.strictObject({
   clientDirectory: absolutePath.default(defaultDirectory),
   profile: profile.optional(),
   localSystems: localSystems.default([]),
-  trust: trust.default("full"),
+  trust: trust.optional(),
   clients: z.array(client).default([]),
   services: z.array(service).default([]),
   smoke: z.enum(smokeLevels, `one of ${smokeLevels.join(", ")}`).default("quick"),
@@ -258,9 +259,15 @@ export class ConfigurationError extends Error {
  * @param fleet The fleet's name (the stack's).
  * @param values What stands in the configuration, by key without the project's prefix.
  * @param place What tells this checkout from others on the machine: local builders of two must not share an address.
+ * @param localNix Version of this machine's Nix; asked for only where it decides something.
  * @throws ConfigurationError naming every wrong key, its value and what is allowed.
  */
-export function parseFleetSpec(fleet: string, values: Readonly<Record<string, unknown>>, place: string): FleetSpec {
+export function parseFleetSpec(
+  fleet: string,
+  values: Readonly<Record<string, unknown>>,
+  place: string,
+  localNix: () => string | undefined = () => undefined,
+): FleetSpec {
   const parsed = configurationSchema.safeParse(values);
   if (!parsed.success) {
     throw new ConfigurationError(parsed.error.issues.map((issue) => describeIssue(issue, values)).join("\n"));
@@ -271,14 +278,16 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
   refuseDuplicates(builders);
   refuseWrongNames(builders, services.serviceBuilders);
   refuseUnreachable(builders, parsed.data);
+  const level = parsed.data.trust ?? defaultTrust(builders, localNix);
+  refuseLegacyProtocol(builders, [level, ...parsed.data.clients.flatMap(({ trust }) => trust ?? [])]);
   return {
     fleet,
     builders,
     clientDirectory: parsed.data.clientDirectory,
     profile: parsed.data.profile,
     localSystems: parsed.data.localSystems,
-    trust: parsed.data.trust,
-    clients: checkClients(parsed.data),
+    trust: level,
+    clients: checkClients(parsed.data, level),
     ...services,
     // Every builder that the fleet makes has `MaxSessions 100`.
     maxSessions: builders.some(({ provider }) => provider === "existing") ? undefined : 100,
@@ -289,6 +298,27 @@ export function parseFleetSpec(fleet: string, values: Readonly<Record<string, un
     hcloud: parsed.data.hcloud,
     aws: parsed.data.aws,
   };
+}
+
+/**
+ * The safest level that works: `signed`. Local builders run this machine's own Nix, and where that is too old for rows of `builders` below
+ * `full`, a fleet of them alone has `full`: they reach nothing of the person's.
+ */
+function defaultTrust(builders: readonly BuilderSpec[], localNix: () => string | undefined): Trust {
+  if (!builders.every(({ provider }) => provider === "local")) return "signed";
+  const nix = localNix();
+  return nix === undefined || isAtLeast(nix, oldestForUntrustedRows) ? "signed" : "full";
+}
+
+/** Over `ssh` Nix builds for trusted users alone. */
+function refuseLegacyProtocol(builders: readonly BuilderSpec[], levels: readonly Trust[]): void {
+  const level = levels.find((one) => one !== "full");
+  const first = builders.find(({ provider, protocol }) => provider !== "existing" && protocol === "ssh");
+  if (level === undefined || first === undefined) return;
+  throw new ConfigurationError(
+    `builders: '${first.name}' has protocol: ssh, over which Nix builds for trusted users alone, and there are clients at trust: ${level}; ` +
+      "remove the protocol (ssh-ng is the default), or set trust: full",
+  );
 }
 
 /** The stack's name as the first part of an alias: at most 30 of a-z, 0-9 and '-', a letter first. */
@@ -357,7 +387,7 @@ function loopbackAddress(builder: string): string {
   return `127.${64 + (digest.readUInt8(0) % 64)}.${digest.readUInt8(1)}.${1 + (digest.readUInt8(2) % 254)}`;
 }
 
-function checkClients(configuration: Configuration): ClientSpec[] {
+function checkClients(configuration: Configuration, fleetTrust: Trust): ClientSpec[] {
   const { clients, localSystems: fleetSystems } = configuration;
   const names = new Set<string>();
   for (const { name: clientName } of clients) {
@@ -371,8 +401,9 @@ function checkClients(configuration: Configuration): ClientSpec[] {
     publicKey: entry.publicKey,
     profile: entry.profile ?? configuration.profile,
     localSystems: entry.localSystems ?? fleetSystems,
-    trust: entry.trust ?? configuration.trust,
+    trust: entry.trust ?? fleetTrust,
   }));
+  refuseSharedKeys(specs);
   for (const entry of [{ ...configuration, name: undefined }, ...specs]) {
     if (entry.profile === "local-first" && entry.localSystems.length === 0) {
       const where = entry.name === undefined ? "profile" : `client '${entry.name}'`;
@@ -382,6 +413,19 @@ function checkClients(configuration: Configuration): ClientSpec[] {
     }
   }
   return specs;
+}
+
+/** A builder knows a client by its key alone. */
+function refuseSharedKeys(clients: readonly ClientSpec[]): void {
+  for (const client of clients) {
+    const other = clients.find(({ publicKey }) => publicKey !== undefined && publicKey === client.publicKey);
+    if (other !== undefined && other.trust !== client.trust) {
+      throw new ConfigurationError(
+        `clients: '${other.name}' (trust: ${other.trust}) and '${client.name}' (trust: ${client.trust}) have the same publicKey, and builders ` +
+          "tell clients apart by it; give each a key of its own, or both the same level",
+      );
+    }
+  }
 }
 
 function checkServices(services: Configuration["services"]): Pick<FleetSpec, "caches" | "serviceBuilders"> {

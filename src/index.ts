@@ -8,10 +8,11 @@ import { readAwsAccess, readFleetSpec, readHcloudAccess } from "./config.ts";
 import { ConfigurationError, type FleetSpec } from "./fleetSpec.ts";
 import { planLocalBuilders } from "./local/plan.ts";
 import { refuseWithoutRoom } from "./local/room.ts";
-import { MissingTool } from "./local/tools.ts";
+import { installedNixVersion, MissingTool } from "./local/tools.ts";
 import { formOptions, forms, type FormName } from "./nix/forms.ts";
 import { NotExpressible } from "./nix/invalidValue.ts";
 import { stackNameProblem } from "./stackName.ts";
+import { fullTrust } from "./nix/trust.ts";
 
 // The SDK takes a stack trace for every resource and has each frame looked up in source maps: a third of the program's time.
 // Node's type stripping keeps lines and columns, so V8's own traces are right without.
@@ -34,6 +35,8 @@ if (badName !== undefined) throw new pulumi.RunError(badName);
 const directory = resolve(import.meta.dirname, `../.fleet/stacks/${pulumi.getStack()}`);
 const { spec, leftOut, doWithout, emulated, hcloud, aws } = await plan();
 for (const sentence of [...leftOut, ...(doWithout === undefined ? [] : [doWithout])]) await pulumi.log.warn(sentence);
+// No warning: it is as configured, and a deployment without any need not be made again by `npm start`, which says the same by its table.
+for (const sentence of openness(spec)) await pulumi.log.info(sentence);
 
 const fleet = new BuilderFleet(spec.fleet, {
   spec,
@@ -46,6 +49,8 @@ const options = formOptions({ ...spec, directory: spec.clientDirectory });
 
 /** The model that everything else is rendered from: BuildMachine[], no secrets. */
 export const builders = fleet.buildMachines;
+/** Alias → user to log in as, by level: `builders` has that of the client whose key everybody can have. */
+export const sshUsers = fleet.sshUsers;
 /** A NixOS module to import as it is. */
 export const nixosModule = rendered("nixosModule");
 /** The same for nix-darwin. */
@@ -63,7 +68,7 @@ export const knownHosts = rendered("knownHosts");
 /** A reusable GitHub Actions workflow; one line that says why not for a fleet that no runner reaches, such as one on this machine. */
 export const githubWorkflow = rendered("githubWorkflow");
 /** What `npx fleet client` needs beside the builders to render each form for each client. */
-export const clientSettings = { ...options, clients: spec.clients };
+export const clientSettings = { ...options, trust: spec.trust, clients: spec.clients };
 /** Builder name → what was chosen of its candidates, in the cloud's own terms; only of builders in a cloud. */
 export const placements = fleet.placements;
 /** Builder name → what its smoke test found. */
@@ -78,8 +83,19 @@ export const clientPublicKey = fleet.clientIdentity.publicKey;
 export const clientPrivateKey = fleet.clientIdentity.privateKey;
 /** Client name → private key, for `clients` whose key pair was made here. A secret. */
 export const clientPrivateKeys = pulumi.secret(fleet.clientPrivateKeys);
+/** The key with which the same client signs what it builds; only at the level `signed`. A secret. */
+export const clientSigningKey = fleet.clientSigningKey;
+/** Client name → the same, for `clients` at `signed`. A secret. */
+export const clientSigningKeys = pulumi.secret(fleet.clientSigningKeys);
 /** The key that opens root on the builders. A secret. */
 export const adminPrivateKey = fleet.adminIdentity.privateKey;
+
+/** Said at every deployment that has clients at `full`. */
+function openness({ trust, clients, builders: all }: FleetSpec): string[] {
+  const who = [{ name: "the shared one", trust }, ...clients].filter((client) => client.trust === "full");
+  if (who.length === 0 || all.every(({ provider }) => provider === "existing")) return [];
+  return [`trust: full (clients: ${who.map(({ name }) => name).join(", ")}): ${fullTrust}`];
+}
 
 function rendered(form: FormName): pulumi.Output<string> {
   return fleet.buildMachines.apply((all) => {
@@ -112,7 +128,7 @@ function watchEngine(): void {
 /** Reads the configuration and looks at this machine; what is wrong with them ends the program in one message, without a stack trace. */
 async function plan() {
   try {
-    const local = await planLocalBuilders(readFleetSpec(directory), directory);
+    const local = await planLocalBuilders(readFleetSpec(directory, installedNixVersion), directory);
     refuseWithoutRoom(directory, local.spec.builders);
     const usesHcloud = local.spec.builders.some(({ provider }) => provider === "hcloud");
     const hcloud = usesHcloud

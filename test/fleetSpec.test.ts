@@ -258,3 +258,43 @@ describe("what is wrong is said with key, value and what is allowed", () => {
     expect(refusal({ builders: [{ ...x86, maxJobs: 0, port: 0 }] }).split("\n")).toHaveLength(2);
   });
 });
+
+describe("the level of trust", () => {
+  const parse = (values: Record<string, unknown>, nix?: string) =>
+    parseFleetSpec("dev", values, "/checkout", () => nix);
+  const local = [{ name: "x86", provider: "local", system: "x86_64-linux" }];
+  const cloud = {
+    access: { allowedCidrs: ["192.0.2.0/24"] },
+    builders: [{ name: "arm", provider: "hcloud", system: "aarch64-linux", candidates: ["cax11@fsn1"] }],
+  };
+
+  it("is signed unless local builders alone run a Nix that is too old for it", () => {
+    expect(parse({ builders: local }, "2.34.1").trust).toBe("signed");
+    expect(parse({ builders: local }, "2.16.0").trust).toBe("signed");
+    expect(parse({ builders: local }, "2.15.3").trust).toBe("full");
+    expect(parse(cloud, "2.8.0").trust).toBe("signed");
+    expect(parse({ ...cloud, builders: [...local, ...cloud.builders] }, "2.8.0").trust).toBe("signed");
+    expect(parse({ ...cloud, trust: "none" }).trust).toBe("none");
+  });
+
+  it("is the fleet's for a client that says nothing, and its own for one that does", () => {
+    const clients = [{ name: "ci", trust: "none" }, { name: "laptop" }];
+    expect(parse({ ...cloud, clients }).clients.map(({ trust }) => trust)).toEqual(["none", "signed"]);
+  });
+
+  it.each<[string, Record<string, unknown>, RegExp]>([
+    ["an unknown level", { ...cloud, trust: "some" }, /^trust: .*one of none, signed, full/],
+    [
+      "one key at two levels",
+      { ...cloud, clients: ["none", "full"].map((trust, i) => ({ name: `c${i}`, trust, publicKey: hostKey })) },
+      /'c0' \(trust: none\) and 'c1' \(trust: full\) have the same publicKey/,
+    ],
+    [
+      "the protocol that needs full",
+      { ...cloud, builders: cloud.builders.map((one) => ({ ...one, protocol: "ssh" })) },
+      /'arm' has protocol: ssh, .* clients at trust: signed; remove the protocol .* or set trust: full/,
+    ],
+  ])("refuses %s", (_, values, sentence) => {
+    expect(() => parse(values)).toThrow(sentence);
+  });
+});

@@ -1,5 +1,6 @@
 /** The files of a NixOS builder, the same for every provider: what nixos/builder.nix finds beside it. */
 import { createHash } from "node:crypto";
+import { basename } from "node:path";
 import type { ClientKey, Trust } from "../nix/trust.ts";
 
 /** Folder on the builder; NixOS and nixos-infect leave /etc/nixos alone. */
@@ -11,6 +12,11 @@ export const builderUsers = {
   signed: "nix-builder",
   full: "nix-builder-trusted",
 } as const satisfies Readonly<Record<Trust, string>>;
+
+/**
+ * Beside the module on a builder that has, or once had, clients at `full`: they were root there. Nothing removes it, a snapshot has it too.
+ */
+export const trustingMark = `${builderDirectory}/has-trusted-clients`;
 
 /** What nixos/builder.nix reads from parameters.json. */
 export interface BuilderParameters {
@@ -46,8 +52,39 @@ export function keyFiles({ clients, adminPublicKey }: BuilderKeys): Readonly<Rec
     const own = clients.filter(({ trust }) => builderUsers[trust] === user);
     return [`keys/${user}`, own.map(({ publicKey }) => `restrict ${publicKey.trim()}\n`).join("")] as const;
   });
-  return { "keys/root": `${adminPublicKey.trim()}\n`, ...Object.fromEntries(ofClients) };
+  const trusting = clients.some(({ trust }) => trust === "full");
+  return {
+    "keys/root": `${adminPublicKey.trim()}\n`,
+    ...Object.fromEntries(ofClients),
+    ...(trusting && { [basename(trustingMark)]: "Clients at `trust: full` are, or were, root on this builder.\n" }),
+  };
 }
+
+/** Whose signatures a builder takes, and its own key. */
+export interface BuilderSigning {
+  /** Nix public keys, `NAME:BASE64`. */
+  readonly trustedPublicKeys: readonly string[];
+  /** Nix secret key, `NAME:BASE64`. */
+  readonly signingKey: string;
+}
+
+/**
+ * What Nix on the builder reads of signatures, path below `builderDirectory` → text, for root's eyes only. They come over the administrator's
+ * connection, never in user data, and count once the daemon was restarted.
+ */
+export function signingFiles({ trustedPublicKeys, signingKey }: BuilderSigning): Readonly<Record<string, string>> {
+  const settings = [
+    `secret-key-files = ${builderDirectory}/${signingDirectory}/key`,
+    `extra-trusted-public-keys = ${trustedPublicKeys.join(" ")}`,
+  ];
+  return {
+    [`${signingDirectory}/key`]: `${signingKey}\n`,
+    [`${signingDirectory}/nix.conf`]: `${settings.join("\n")}\n`,
+  };
+}
+
+/** Folder of `signingFiles`, below `builderDirectory`. */
+export const signingDirectory = "signing";
 
 /** The module and its parameters, path below `builderDirectory` → text. */
 export function moduleFiles(parameters: BuilderParameters, builderNix: string): Readonly<Record<string, string>> {

@@ -1,5 +1,7 @@
 /** Looks at a machine from the inside: the script that runs there, what it refuses, and what it printed. */
 import { oneLine, quoted } from "../machineText.ts";
+import type { SshUsers } from "../nix/buildMachine.ts";
+import type { Trust } from "../nix/trust.ts";
 import { kernelArch, type System } from "../nix/system.ts";
 
 /** What was measured. Sizes in MiB. */
@@ -39,8 +41,19 @@ export interface Declared {
   readonly system: System;
   /** Supported and mandatory features. */
   readonly features: readonly string[];
-  /** User that clients log in as. */
-  readonly sshUser: string;
+  /** Users that clients log in as, and whether its Nix is to trust them. */
+  readonly users: readonly { readonly user: string; readonly trusted: boolean }[];
+}
+
+/**
+ * The users of these levels; none where one user serves both kinds of clients, as then something else tells them apart.
+ *
+ * @param levels Those in use.
+ */
+export function measuredUsers(sshUsers: SshUsers, levels: readonly Trust[]): Declared["users"] {
+  if (sshUsers.none === sshUsers.full || sshUsers.signed === sshUsers.full) return [];
+  const users = new Map(levels.map((level) => [sshUsers[level], level === "full"]));
+  return [...users].map(([user, trusted]) => ({ user, trusted }));
 }
 
 /** What is unusual about where and how a machine runs Nix. */
@@ -82,7 +95,7 @@ export function measureScript(
   declared: Declared,
   { path, emulated, nixConfDir, ownStore, sshdConfig }: Peculiarities = {},
 ) {
-  const { name, system, features, sshUser } = declared;
+  const { name, system, features, users } = declared;
   const kvm = features.includes("kvm");
   return `set -u
 PATH=${path === undefined ? "" : `'${path}':`}"$PATH:/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin:/usr/sbin:/sbin"
@@ -135,12 +148,19 @@ case $sandbox in
 esac
 ${
   ownStore === undefined
-    ? `trust=false
-[ ${sshUser} = root ] && trust=true
-has "$trusted" ${sshUser} && trust=true
+    ? users
+        .map(({ user, trusted }) => {
+          const found = trusted
+            ? `$trust || problem "its Nix does not trust the user ${user}, so it would refuse what clients at trust: full send; add ${user} to \\\`trusted-users\\\` there"`
+            : `$trust && problem "its Nix trusts the user ${user} (\\\`trusted-users = $trusted\\\`), so that clients at trust: none or signed would be root there; take ${user} and its groups out of \\\`trusted-users\\\`"`;
+          return `trust=false
+[ ${user} = root ] && trust=true
+has "$trusted" ${user} && trust=true
 has "$trusted" '*' && trust=true
-for group in $(id -Gn ${sshUser} 2>/dev/null); do has "$trusted" "@$group" && trust=true; done
-$trust || problem "its Nix does not trust the user ${sshUser}, so it would refuse what clients send; add ${sshUser} to \\\`trusted-users\\\` there"`
+for group in $(id -Gn ${user} 2>/dev/null); do has "$trusted" "@$group" && trust=true; done
+${found}`;
+        })
+        .join("\n")
     : ""
 }
 [ $failed = 0 ] || exit 1

@@ -120,7 +120,10 @@ function configurationNix(release: string): string {
 /** Shell that writes the files below the working directory. */
 function writeFiles(files: Readonly<Record<string, string>>): string {
   return Object.entries(files)
-    .map(([name, text]) => `cat >'${name}' <<'NIX_BUILDER_FILE'\n${text.trimEnd()}\nNIX_BUILDER_FILE\n`)
+    .map(([name, text]) =>
+      // A here-document has one line at least.
+      text === "" ? `: >'${name}'\n` : `cat >'${name}' <<'NIX_BUILDER_FILE'\n${text.trimEnd()}\nNIX_BUILDER_FILE\n`,
+    )
     .join("");
 }
 

@@ -2,7 +2,7 @@
 import { execa } from "execa";
 import { setTimeout as delay } from "node:timers/promises";
 import * as z from "zod";
-import { builderDirectory } from "../bootstrap/builderFiles.ts";
+import { builderDirectory, signingDirectory, trustingMark } from "../bootstrap/builderFiles.ts";
 import { HcloudError, type HcloudApi } from "../hcloud/api.ts";
 import { labels } from "../hcloud/inventory.ts";
 import { snapshotLabel } from "../hcloud/schema.ts";
@@ -24,6 +24,8 @@ export interface Baking {
   readonly adminPrivateKey: string;
   /** The stack's folder on this machine. */
   readonly stackDirectory: string;
+  /** Bake it although clients were root on it. */
+  readonly acceptTrusting: boolean;
   /** Snapshots of its architecture that stay, this one included. */
   readonly keep: number;
 }
@@ -42,14 +44,19 @@ const identity = [
   "/etc/machine-id",
   `${builderDirectory}/born`,
   `${builderDirectory}/keys`,
+  `${builderDirectory}/${signingDirectory}`,
 ];
+
+/** The builder says it instead of `cleaned`, and is left as it is. */
+const refusal = "trusting";
 
 /**
  * Cleans the builder, and gives it its identity back after a line on its input, or when the connection breaks. Only in the first case
  * it says `kept`: until then nothing was given back.
  */
-const cleaning = `
+const cleaning = (acceptTrusting: boolean): string => `
 set -u
+${acceptTrusting ? "" : `[ ! -e ${trustingMark} ] || { echo ${refusal}; exit 0; }`}
 home=/run/nix-builder-bake
 restore() {
   for path in ${identity.join(" ")}; do [ ! -e $home$path ] || cp -a $home$path "$(dirname $path)/"; done
@@ -136,9 +143,12 @@ class CleaningSession {
   readonly #process;
   readonly #lines: AsyncIterator<string>;
   readonly #close: () => void;
+  readonly #builder: string;
+  #last = "";
 
-  constructor({ target, adminPrivateKey, stackDirectory }: Baking) {
-    const { args, close } = sshCommand(target, adminPrivateKey, stackDirectory, cleaning);
+  constructor({ builder, target, adminPrivateKey, stackDirectory, acceptTrusting }: Baking) {
+    const { args, close } = sshCommand(target, adminPrivateKey, stackDirectory, cleaning(acceptTrusting));
+    this.#builder = builder;
     const buffered = { stdout: false, stderr: true };
     this.#process = execa("ssh", args, {
       reject: false,
@@ -161,10 +171,16 @@ class CleaningSession {
       () => `it did not do so within ${milliseconds / 1000} s`,
       () => "",
     );
-    const answer = this.#says("cleaned").catch((error: unknown) => wordsOf(error));
+    const answer = this.#says("cleaned", refusal).catch((error: unknown) => wordsOf(error));
     const said = await Promise.race([answer, within]);
     late.abort();
-    if (said === true) return;
+    if (said === true && this.#last !== refusal) return;
+    if (said === true) {
+      throw new CliError(
+        `clients of '${this.#builder}' are or were root on it (trust: full) and may have left something that every builder made from its ` +
+          "snapshot would run; bake a new builder of a fleet at trust none or signed, or say --accept-trusting",
+      );
+    }
     this.#process.kill();
     if (said !== false) throw new CliError(`the builder can't be cleaned: ${said}`);
     throw new CliError(`the builder can't be cleaned:\n${quoted((await this.#process).stderr ?? "")}`);
@@ -190,11 +206,13 @@ class CleaningSession {
     this.#close();
   }
 
-  async #says(word: string): Promise<boolean> {
+  /** Whether one of these words comes as a line; it is `#last` then. */
+  async #says(...words: readonly string[]): Promise<boolean> {
     for (;;) {
       const line = await this.#lines.next();
       if (line.done === true) return false;
-      if (line.value === word) return true;
+      this.#last = line.value;
+      if (words.includes(line.value)) return true;
     }
   }
 }

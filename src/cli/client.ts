@@ -3,10 +3,11 @@ import { resolve } from "node:path";
 import { clientDirectoryFiles, makeClientFolder, writeClientDirectory, type ClientFiles } from "../client/directory.ts";
 import { findObstacles, fleetId, markerName, renderMarker, type Obstacle, type Owner } from "../client/ownership.ts";
 import { placeProblem } from "../client/place.ts";
-import { checkPath } from "../nix/buildMachine.ts";
+import { atTrust, checkPath, type BuildMachine } from "../nix/buildMachine.ts";
 import { findForm, formNames, formOptions, forms, type ClientSettings } from "../nix/forms.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { profileNames, type Profile } from "../nix/profiles.ts";
+import { fullTrust, oldestForUntrustedRows, rowObstacle, type Trust } from "../nix/trust.ts";
 import { CliError, type UsableFleet } from "./stack.ts";
 import { ownValue } from "../record.ts";
 
@@ -32,7 +33,7 @@ export interface ClientChoice {
 
 /** What was written, or is to be printed. */
 export type ClientResult =
-  | { readonly text: string }
+  | { readonly text: string; readonly notes: readonly string[] }
   | {
       readonly directory: string;
       /** Where the files work. */
@@ -41,6 +42,8 @@ export type ClientResult =
       readonly needsOwnKey: boolean;
       /** The builders' URIs, for `--store`. */
       readonly stores: readonly string[];
+      /** What the person should know of the client's level, a sentence each. */
+      readonly notes: readonly string[];
     };
 
 /**
@@ -51,7 +54,9 @@ export type ClientResult =
  * @throws NotExpressible of the forms
  */
 export function writeClient(fleet: UsableFleet, choice: ClientChoice): ClientResult {
-  const { settings, privateKey } = chosenClient(fleet, choice);
+  const { settings, privateKey, signingKey } = chosenClient(fleet, choice);
+  const builders = fleet.builders.map((machine) => atTrust(machine, settings.trust));
+  const notes = trustNotes(builders, settings.trust, choice.nixVersion);
   const directory = choice.directory === undefined ? undefined : resolve(choice.directory);
   // Who has the key elsewhere is elsewhere.
   const ownPlace = privateKey === undefined ? undefined : directory;
@@ -60,23 +65,24 @@ export function writeClient(fleet: UsableFleet, choice: ClientChoice): ClientRes
   if (choice.form !== undefined) {
     const form = findForm(choice.form);
     const place = chosenPlace ?? (form.elsewhere === true ? undefined : ownPlace) ?? settings.directory;
-    const text = form.render(fleet.builders, formOptions({ ...settings, directory: place }));
-    if (directory === undefined) return { text };
+    const text = form.render(builders, formOptions({ ...settings, directory: place }));
+    if (directory === undefined) return { text, notes };
     writeOwned(directory, { [form.fileName]: text }, fleet, choice);
-    return { directory, installedAt: place, files: [form.fileName], needsOwnKey: false, stores: [] };
+    return { directory, installedAt: place, files: [form.fileName], needsOwnKey: false, stores: [], notes };
   }
   if (directory === undefined) {
     throw new CliError(`name a folder to write to, or a form to print: --form ${formNames.join(" | ")}`);
   }
   const installedAt = chosenPlace ?? ownPlace ?? settings.directory;
-  const files = clientDirectoryFiles(fleet.builders, { ...settings, directory: installedAt, privateKey });
+  const files = clientDirectoryFiles(builders, { ...settings, directory: installedAt, privateKey, signingKey });
   writeOwned(directory, files, fleet, choice);
   return {
     directory,
     installedAt,
     files: Object.keys(files),
     needsOwnKey: privateKey === undefined,
-    stores: fleet.builders.map(storeUri),
+    stores: builders.map(storeUri),
+    notes,
   };
 }
 
@@ -89,7 +95,11 @@ export function describeForms(): string {
 function chosenClient(
   fleet: UsableFleet,
   choice: ClientChoice,
-): { readonly settings: ClientSettings; readonly privateKey: string | undefined } {
+): {
+  readonly settings: ClientSettings & { readonly trust: Trust };
+  readonly privateKey: string | undefined;
+  readonly signingKey: string | undefined;
+} {
   const { clients, ...settings } = fleet.clientSettings;
   const found = clients.find(({ name }) => name === choice.client);
   if (choice.client !== undefined && found === undefined) {
@@ -103,11 +113,27 @@ function chosenClient(
     settings: {
       ...settings,
       localSystems: found?.localSystems ?? settings.localSystems,
+      trust: found?.trust ?? settings.trust,
       profile: checkProfile(choice.profile) ?? found?.profile ?? settings.profile,
       nixVersion: choice.nixVersion,
     },
     privateKey: found === undefined ? fleet.clientPrivateKey : ownValue(fleet.clientPrivateKeys, found.name),
+    signingKey: found === undefined ? fleet.clientSigningKey : ownValue(fleet.clientSigningKeys, found.name),
   };
+}
+
+/** What a person should know of a client's level: what it means, and what its Nix is too old for. */
+function trustNotes(builders: readonly BuildMachine[], trust: Trust, nixVersion: string | undefined): string[] {
+  const notes =
+    trust === "full" && builders.some((machine) => machine.trust === "full") ? [`${fullTrust} (trust: full).`] : [];
+  const obstacles = new Set(builders.map((machine) => rowObstacle(machine, nixVersion ?? oldestForUntrustedRows)));
+  const [obstacle] = [...obstacles].filter((one) => one !== undefined);
+  if (obstacle !== undefined) {
+    notes.push(
+      `These builders can't be rows of \`builders\` for this client: ${obstacle}; use one as a store, with --store and --eval-store.`,
+    );
+  }
+  return notes.map((note) => note.charAt(0).toUpperCase() + note.slice(1));
 }
 
 function checkProfile(text: string | undefined): Profile | undefined {

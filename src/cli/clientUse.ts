@@ -1,6 +1,6 @@
 /** What to do with a client's folder once it is written: how Nix comes to use it, on this machine or on the one that it is for. */
 import { accessSync, constants, existsSync } from "node:fs";
-import { clientKeyName } from "../nix/clientFiles.ts";
+import { clientKeyName, signingKeyName } from "../nix/clientFiles.ts";
 import type { ClientResult } from "./client.ts";
 
 /** How Nix builds on this machine. */
@@ -49,14 +49,15 @@ export function isWritable(path: string): boolean {
  * @param again The command that writes the same files for root's folder, for whoever isn't root.
  */
 export function explainUse(
-  { directory, installedAt, needsOwnKey, stores }: Exclude<ClientResult, { text: string }>,
+  { directory, installedAt, files, needsOwnKey, stores }: Exclude<ClientResult, { text: string }>,
   again: string,
   here: NixHere,
 ): string {
   const key = `${installedAt}/${clientKeyName}`;
   const elsewhere = installedAt !== directory;
   const place = `The files work in ${installedAt} of the client only, as they name each other by it; --installed-at names another folder.`;
-  const copy = `Copy them there as root${needsOwnKey ? "" : `, ${clientKeyName} with mode 0600`}.`;
+  const secret = [clientKeyName, signingKeyName].filter((name) => files.includes(name));
+  const copy = `Copy them there as root${secret.length === 0 ? "" : `, ${secret.join(" and ")} with mode 0600`}.`;
   return [
     "",
     ...(elsewhere ? [`${place}\n${copy}`] : []),

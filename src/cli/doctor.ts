@@ -23,7 +23,14 @@ export async function doctor(fleet: UsableFleet, names: readonly string[], { jso
     if (machine === undefined) return [];
     const entry = ownValue(fleet.administration, name);
     const administration = entry && { ...entry, privateKey: fleet.adminPrivateKey };
-    return examineBuilder({ name, machine, clientDirectory, administration, clientNix });
+    return examineBuilder({
+      name,
+      machine,
+      clientDirectory,
+      administration,
+      clientNix,
+      builderNix: ownValue(fleet.measurement, name)?.nixVersion,
+    });
   });
   const emitted = renderMachines(fleet.builders);
   const { stack, builders: machines } = fleet;

@@ -11,8 +11,10 @@ import {
   type Requirements,
 } from "../nix/scheduling.ts";
 import { nixVersion, readSettings } from "../client/settings.ts";
+import { storeUri } from "../nix/machinesFile.ts";
+import { rowObstacle } from "../nix/trust.ts";
 import { clientStore } from "./nix.ts";
-import { CliError, writeOwnClient, type UsableFleet } from "./stack.ts";
+import { builderNix, CliError, writeOwnClient, type UsableFleet } from "./stack.ts";
 import { say, sayJson } from "../terminal.ts";
 
 /** A derivation and where it would be built. */
@@ -38,7 +40,15 @@ export interface ExplainOptions {
 export async function explain(fleet: UsableFleet, words: readonly string[], options: ExplainOptions): Promise<number> {
   const store = clientStore(fleet.stack);
   const env = options.machine === true ? {} : clientEnvironment({ clientDirectory: writeOwnClient(fleet), store });
-  const explanations = await explainInstallable(words, env, options.machine === true ? undefined : store);
+  const explanations = await explainInstallable(
+    words,
+    env,
+    options.machine === true ? undefined : store,
+    (uri, nix) => {
+      const machine = fleet.builders.find((one) => storeUri(one) === uri);
+      return machine && rowObstacle(machine, nix, builderNix(fleet, machine.alias));
+    },
+  );
   if (options.json === true) sayJson(explanations);
   else say(renderExplanations(explanations));
   return explanations.some(({ place }) => place === "nowhere") ? 1 : 0;
@@ -49,11 +59,13 @@ export async function explain(fleet: UsableFleet, words: readonly string[], opti
  *
  * @param env Environment that leads Nix to its configuration.
  * @param store Folder of the client's own store; `undefined`: the machine's.
+ * @param noRow Why the builder with this URI can't be used as a row by a client with this Nix.
  */
 export async function explainInstallable(
   words: readonly string[],
   env: NodeJS.ProcessEnv,
   store: string | undefined,
+  noRow: (uri: string, nixVersion: string) => string | undefined = () => undefined,
 ): Promise<Explanation[]> {
   const settings = await readSettings(env);
   if (settings === undefined)
@@ -65,7 +77,9 @@ export async function explainInstallable(
     maxJobs: Number(settings.get("max-jobs") ?? 0),
     nixVersion: await nixVersion(),
   };
-  const candidates = parseRows(readRows(settings.get("builders") ?? ""), takenSlots(store, env["NIX_STATE_DIR"]));
+  const candidates = parseRows(readRows(settings.get("builders") ?? ""), takenSlots(store, env["NIX_STATE_DIR"])).map(
+    (candidate) => ({ ...candidate, noRow: noRow(candidate.uri, client.nixVersion) }),
+  );
   const derivations = await toBeBuilt(await instantiate(words, env), env);
   return derivations.map((derivation) => {
     const required = parseRequirements(readFileSync(`${store ?? ""}${derivation}`, "utf8"));
@@ -123,7 +137,7 @@ function readRows(builders: string): string[] {
   });
 }
 
-function parseRows(rows: readonly string[], taken: ReadonlySet<string>): Candidate[] {
+function parseRows(rows: readonly string[], taken: ReadonlySet<string>): (Candidate & { readonly uri: string })[] {
   return rows
     .map((row) => row.replace(/#.*/, "").trim())
     .filter((row) => row !== "")
@@ -134,6 +148,7 @@ function parseRows(rows: readonly string[], taken: ReadonlySet<string>): Candida
       const slots = Number(maxJobs === "-" ? 1 : maxJobs);
       const slot = (index: number): string => `${uri.replaceAll("/", "_")}-${index}`;
       return {
+        uri,
         alias: uri.replace(/^.*[/@]/, ""),
         systems: list(systems),
         maxJobs: slots,

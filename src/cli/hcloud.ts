@@ -67,9 +67,15 @@ export function renderRemains(stack: string, { left, snapshots }: Remains): stri
  * Bakes a builder of a stack.
  *
  * @param keep As written on the command line.
+ * @param acceptTrusting Bake it although clients were root on it.
  * @throws CliError in words.
  */
-export async function bakeBuilder(stack: string, builder: string, keep: string): Promise<Baked> {
+export async function bakeBuilder(
+  stack: string,
+  builder: string,
+  keep: string,
+  acceptTrusting = false,
+): Promise<Baked> {
   if (!/^[1-9]\d{0,2}$/.test(keep)) throw new CliError(`--keep ${keep}: a whole number of at least 1 is needed`);
   const { builders, verification, adminPrivateKey } = await readOutputs(stack);
   const verdict = ownValue(verification, builder);
@@ -88,6 +94,7 @@ export async function bakeBuilder(stack: string, builder: string, keep: string):
     adminPrivateKey,
     stackDirectory: stackDirectory(stack),
     keep: Number(keep),
+    acceptTrusting,
   };
   return bake(await openApi(stack), baking, (progress) => {
     complain(progress);

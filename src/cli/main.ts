@@ -51,7 +51,7 @@ program
 program
   .command("client")
   .description(
-    `Write the client's files: machines, nix.conf, ssh_config, known_hosts, and id_ed25519 (mode 0600).
+    `Write the client's files: machines, nix.conf, ssh_config, known_hosts, id_ed25519 and, at the level signed, signing-key (both with mode 0600).
 With --form, print one form of the configuration, or write it to the folder.`,
   )
   .argument("[dir]", "folder to write to")
@@ -74,6 +74,7 @@ With --form, print one form of the configuration, or write it to the folder.`,
     ) => {
       const fleet = await readFleet(stack({ ...(named !== undefined && { stack: named }) }));
       const result = writeClient(fleet, { ...choice, ...(directory !== undefined && { directory }) });
+      if (json !== true) for (const note of result.notes) complain(`fleet: ${note}`);
       if ("text" in result) {
         process.stdout.write(json === true ? `${JSON.stringify(result)}\n` : result.text);
       } else if (json === true) {
@@ -181,10 +182,12 @@ program
   )
   .argument("<builder>", "name of the builder within the fleet")
   .option("--keep <number>", "snapshots of its architecture that stay, this one included", "3")
+  .option("--accept-trusting", "bake it although clients at trust: full are, or were, root on it")
   .option("--json", "print JSON")
   .option(...stackFlag)
-  .action(async (builder: string, { keep, json, ...options }: { keep: string; json?: true; stack?: string }) => {
-    const baked = await bakeBuilder(stack(options), builder, keep);
+  .action(async (builder: string, choice: { keep: string; acceptTrusting?: true; json?: true; stack?: string }) => {
+    const { keep, acceptTrusting, json, ...options } = choice;
+    const baked = await bakeBuilder(stack(options), builder, keep, acceptTrusting);
     if (json === true) sayJson(baked);
     else
       say(

@@ -4,12 +4,14 @@ import { stripVTControlCharacters } from "node:util";
 import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
+import { nixVersion } from "../client/settings.ts";
 import { storeUri } from "../nix/machinesFile.ts";
+import { rowObstacle } from "../nix/trust.ts";
 import { isWritable } from "./clientUse.ts";
 import { link, outLink } from "./outLink.ts";
 import { missing, runInRemoteStore } from "./remoteStore.ts";
 import { askForAnswer, recordedStatus } from "./status.ts";
-import { CliError, readFleet, stackDirectory, writeOwnClient, type UsableFleet } from "./stack.ts";
+import { builderNix, CliError, readFleet, stackDirectory, writeOwnClient, type UsableFleet } from "./stack.ts";
 import { complain } from "../terminal.ts";
 
 /** How a Nix program is to run. */
@@ -39,9 +41,34 @@ export async function runNix({ stack, program, words, remoteStore }: NixRun): Pr
     const builders = fleet.builders.map((builder, index) => ({ ...builder, name: names[index] ?? builder.alias }));
     return runInRemoteStore({ program, words, env, uri, store, explain: (said) => wrongRemoteStore(said, builders) });
   }
+  if (program === "nix-build" || buildingCommands.includes(words[0] ?? "")) await sayWithoutRows(fleet);
   const exitCode = await runAroundLostBuilders({ program, words, env, clientDirectory, machines: fleet.builders });
   if (store !== undefined && exitCode === 0) repointOutLinks(words, store);
   return exitCode;
+}
+
+/** Commands of `nix` that may build. */
+const buildingCommands = ["build", "develop", "run", "shell", "profile"];
+
+/**
+ * Says which builders this machine's Nix can't use as rows of `builders`, and the way that works.
+ *
+ * @throws CliError where it can use none
+ */
+async function sayWithoutRows(fleet: UsableFleet): Promise<void> {
+  const nix = fleet.builders.every(({ trust = "full" }) => trust === "full") ? "" : await nixVersion();
+  const without = recordedStatus(fleet).flatMap(({ name, alias }, index) => {
+    const machine = fleet.builders[index];
+    const because =
+      nix === "" || machine === undefined ? undefined : rowObstacle(machine, nix, builderNix(fleet, alias));
+    return because === undefined ? [] : [{ name, because }];
+  });
+  const [first] = without;
+  if (first === undefined) return;
+  const names = without.map(({ name }) => name).join(", ");
+  const sentence = `Nix can't use ${names} as its builders: ${first.because}; use one as a store instead, with --remote-store ${first.name}`;
+  if (without.length === fleet.builders.length) throw new CliError(sentence);
+  complain(`fleet: ${sentence}`);
 }
 
 /** A run that may lose builders on its way. */

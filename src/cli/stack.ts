@@ -8,6 +8,7 @@ import type { Measurement, Peculiarities } from "../bootstrap/measure.ts";
 import type { Verdict } from "../smoke/verdict.ts";
 import { protocols, type BuildMachine } from "../nix/buildMachine.ts";
 import { profileNames } from "../nix/profiles.ts";
+import { trustLevels } from "../nix/trust.ts";
 import { backendOf, noSuchStack, stackNames } from "../../tools/stack.ts";
 import { ownValue } from "../record.ts";
 
@@ -25,6 +26,7 @@ const buildMachine = z.object({
   protocol: z.enum(protocols),
   systems: z.array(z.string()),
   sshUser: z.string(),
+  trust: z.enum(trustLevels).exactOptional(),
   sshKey: z.string().exactOptional(),
   maxJobs: z.number(),
   speedFactor: z.number(),
@@ -38,6 +40,8 @@ const profile = z.enum(profileNames).exactOptional();
 const clientSettings = z.object({
   directory: z.string(),
   profile,
+  // A fleet that was deployed before there was a choice trusted all of its clients.
+  trust: z.enum(trustLevels).default("full"),
   maxSessions: z.number().exactOptional(),
   localSystems: z.array(z.string()),
   caches: z.array(z.object({ url: z.string(), publicKey: z.string() })),
@@ -47,6 +51,7 @@ const clientSettings = z.object({
       publicKey: z.string().exactOptional(),
       profile,
       localSystems: z.array(z.string()),
+      trust: z.enum(trustLevels).default("full"),
     }),
   ),
 });
@@ -54,6 +59,7 @@ const clientSettings = z.object({
 /** What the CLI needs of a verdict at least. */
 const verdict = z.object({ alias: z.string(), verified: z.boolean(), seconds: z.number(), cases: z.array(z.object()) });
 const outputs = z.object({
+  sshUsers: z.record(z.string(), z.object({ none: z.string(), signed: z.string(), full: z.string() })).default({}),
   builders: z.array(buildMachine),
   clientSettings,
   verification: z.record(
@@ -67,11 +73,14 @@ const outputs = z.object({
 const keys = z.object({
   clientPrivateKey: z.string(),
   clientPrivateKeys: z.record(z.string(), z.string()),
+  clientSigningKey: z.string().exactOptional(),
+  clientSigningKeys: z.record(z.string(), z.string()).default({}),
   adminPrivateKey: z.string(),
 });
 
 /** What the stack's outputs say of the fleet that everybody may know. */
-export type Fleet = z.infer<typeof outputs> & {
+export type Fleet = Omit<z.infer<typeof outputs>, "builders" | "sshUsers"> & {
+  readonly builders: readonly BuildMachine[];
   /** Name of the stack. */
   readonly stack: string;
 };
@@ -82,6 +91,10 @@ export type UsableFleet = Fleet & {
   readonly clientPrivateKey: string;
   /** Client name → private key, for clients whose key pair the fleet made. */
   readonly clientPrivateKeys: Readonly<Record<string, string>>;
+  /** Nix secret key with which the client of `clientPrivateKey` signs; only at the level `signed`. */
+  readonly clientSigningKey?: string;
+  /** Client name → the same, for clients at `signed`. */
+  readonly clientSigningKeys: Readonly<Record<string, string>>;
   /** OpenSSH private key of the administrator. */
   readonly adminPrivateKey: string;
 };
@@ -93,7 +106,14 @@ export type UsableFleet = Fleet & {
  */
 export function parseFleet(stack: string, values: unknown): Fleet {
   const parsed = outputs.safeParse(values);
-  if (parsed.success) return { ...parsed.data, stack };
+  if (parsed.success) {
+    const { sshUsers, builders, ...rest } = parsed.data;
+    const withUsers = builders.map((machine): BuildMachine => {
+      const users = ownValue(sshUsers, machine.alias);
+      return { ...machine, ...(users !== undefined && { sshUsers: users }) };
+    });
+    return { ...rest, builders: withUsers, stack };
+  }
   throw new CliError(
     `stack '${stack}' has no fleet: nothing is deployed, or its last deployment failed; ` +
       "run `npm start` (or `npm run pulumi -- up`) first",
@@ -159,6 +179,16 @@ export function writeOwnClient(fleet: UsableFleet): string {
   const directory = `${stackDirectory(fleet.stack)}/client`;
   const { maxSessions, caches } = fleet.clientSettings;
   const privateKey = fleet.clientPrivateKey;
-  writeClientDirectory(directory, clientDirectoryFiles(fleet.builders, { directory, maxSessions, caches, privateKey }));
+  const { clientSigningKey: signingKey } = fleet;
+  writeClientDirectory(
+    directory,
+    clientDirectoryFiles(fleet.builders, { directory, maxSessions, caches, privateKey, signingKey }),
+  );
   return directory;
+}
+
+/** Version of a builder's Nix, as the last deployment measured it; `undefined`: nobody could look. */
+export function builderNix(fleet: Fleet, alias: string): string | undefined {
+  const name = Object.entries(fleet.verification).find(([, verdict]) => verdict.alias === alias)?.[0];
+  return name === undefined ? undefined : ownValue(fleet.measurement, name)?.nixVersion;
 }

@@ -39,6 +39,8 @@ export async function verify(fleet: UsableFleet, names: readonly string[], optio
             level: options.quick === true ? "quick" : "full",
             bootId: undefined,
             ownMachine: ownValue(fleet.measurement, name) !== undefined,
+            trust: fleet.builders.find(({ alias }) => alias === recorded.alias)?.trust,
+            builderNix: ownValue(fleet.measurement, name)?.nixVersion,
             timeout: patience,
           }).catch((error: unknown) => {
             if (error instanceof SmokeTestFailure) return error.verdict;

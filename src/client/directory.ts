@@ -15,7 +15,7 @@ import {
 import { dirname } from "node:path";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { cacheSettings, type Cache } from "../nix/caches.ts";
-import { clientFiles, clientKeyName, type ClientFilesOptions } from "../nix/clientFiles.ts";
+import { clientFiles, clientKeyName, signingKeyName, type ClientFilesOptions } from "../nix/clientFiles.ts";
 import type { Profile } from "../nix/profiles.ts";
 
 /** File name → content. */
@@ -28,6 +28,8 @@ export interface ClientDirectoryOptions extends Pick<ClientFilesOptions, "direct
   readonly maxSessions?: number | undefined;
   /** OpenSSH private key; `undefined`: the client has its own. */
   readonly privateKey: string | undefined;
+  /** Nix secret key with which the client signs what it builds; `undefined`: it signs nothing. */
+  readonly signingKey?: string | undefined;
 }
 
 /**
@@ -36,30 +38,32 @@ export interface ClientDirectoryOptions extends Pick<ClientFilesOptions, "direct
  * @throws InvalidValue as `clientFiles`
  */
 export function clientDirectoryFiles(machines: readonly BuildMachine[], options: ClientDirectoryOptions): ClientFiles {
-  const { directory, localSystems = [], caches, profile, maxSessions, privateKey } = options;
+  const { directory, localSystems = [], caches, profile, maxSessions, privateKey, signingKey } = options;
   return {
     ...clientFiles(machines, {
       directory,
       localSystems,
       settings: cacheSettings(caches),
+      signs: signingKey !== undefined,
       ...(profile !== undefined && { profile }),
       ...(maxSessions !== undefined && { maxSessions }),
     }),
     ...(privateKey !== undefined && { [clientKeyName]: privateKey }),
+    ...(signingKey !== undefined && { [signingKeyName]: `${signingKey}\n` }),
   };
 }
 
 /**
- * Writes the files, the private key with mode 0600. What is there already with the same content is left alone.
+ * Writes the files, the private keys with mode 0600. What is there already with the same content is left alone.
  *
- * @param directory Absolute path; made when it isn't there, with mode 0755 as the files but the key are no secrets.
+ * @param directory Absolute path; made when it isn't there, with mode 0755 as the files but the keys are no secrets.
  */
 export function writeClientDirectory(directory: string, files: ClientFiles): void {
   makeClientFolder(directory);
   for (const [name, content] of Object.entries(files)) {
     const path = `${directory}/${name}`;
-    // The only file that others may not read.
-    const mode = name === clientKeyName ? 0o600 : 0o644;
+    // Others may read everything else.
+    const mode = [clientKeyName, signingKeyName].includes(name) ? 0o600 : 0o644;
     if (holds(path, content)) {
       chmodSync(path, mode);
       continue;

@@ -6,6 +6,7 @@ import { dirname } from "node:path";
 import {
   measureCommand,
   measurementLimits,
+  measuredUsers,
   measureScript,
   parseMeasurement,
   type Measurement,
@@ -15,12 +16,15 @@ import { clientEnvironment } from "../client/environment.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { systems } from "../nix/system.ts";
+import { fullTrust, rowObstacle } from "../nix/trust.ts";
 import { oneLine } from "../machineText.ts";
 import { runProgram, wordsOf } from "../process.ts";
 import { SmokeBuilds } from "../smoke/builds.ts";
+import { isAtLeast } from "../nix/version.ts";
 import { explainFailure } from "../smoke/failure.ts";
 import { runSmokeTest } from "../smoke/smokeTest.ts";
 import { tryTakeover } from "../smoke/takeover.ts";
+import type { Verdict } from "../smoke/verdict.ts";
 import type { Finding } from "./finding.ts";
 
 /** How the fleet's administrator gets to a builder. */
@@ -42,6 +46,8 @@ export interface BuilderToExamine {
   readonly administration: Administration | undefined;
   /** Version of the client's Nix. */
   readonly clientNix: string;
+  /** Version of the builder's Nix, as the deployment measured it. */
+  readonly builderNix?: string | undefined;
 }
 
 /** Seconds that each step may take. */
@@ -202,7 +208,8 @@ async function checkHandshake({ name, machine, clientDirectory }: BuilderToExami
   return [{ ...about, severity: "error", what, why, fix }];
 }
 
-async function checkBuild({ name, machine, clientDirectory }: BuilderToExamine): Promise<Finding[]> {
+async function checkBuild(builder: BuilderToExamine): Promise<Finding[]> {
+  const { name, machine, clientDirectory, builderNix } = builder;
   const about = { view: "fleet", builder: name, check: "trust, features and a build" } as const;
   try {
     const verdict = await runSmokeTest({
@@ -211,12 +218,15 @@ async function checkBuild({ name, machine, clientDirectory }: BuilderToExamine):
       level: "quick",
       bootId: undefined,
       ownMachine: true,
+      trust: machine.trust,
+      builderNix,
       timeout: patience,
     });
-    const { seconds, clockOffset = 0, system = "" } = verdict;
+    const { seconds, clockOffset = 0, system = "", way } = verdict;
     const clock = { view: "fleet", builder: name, check: "clock" } as const;
     return [
       { ...about, severity: "ok", what: `a new derivation for ${system} was built in ${seconds.toFixed(1)} s` },
+      ...trustFindings(builder, way),
       Math.abs(clockOffset) <= clockTolerance
         ? { ...clock, severity: "ok", what: "right" }
         : {
@@ -249,6 +259,29 @@ async function checkTakeover({ name, machine, clientDirectory, administration }:
   }
 }
 
+/** What the client's level means for it, and for whoever has its key. */
+function trustFindings({ name, machine, clientNix, builderNix }: BuilderToExamine, way: Verdict["way"]): Finding[] {
+  const about = { view: "fleet", builder: name, check: "level of trust" } as const;
+  const { trust } = machine;
+  if (trust === undefined)
+    return [{ ...about, severity: "note", what: "the host itself decides what it takes from clients" }];
+  if (trust === "full") {
+    return [{ ...about, severity: "note", what: `open, as configured: ${fullTrust} (trust: full)` }];
+  }
+  const noRow = way === "store" ? rowObstacle(machine, clientNix, builderNix) : undefined;
+  if (noRow === undefined)
+    return [{ ...about, severity: "ok", what: `${trust}: its Nix does not trust the client's user` }];
+  return [
+    {
+      ...about,
+      severity: "warning",
+      what: `Nix can't use it as one of its builders: ${noRow}`,
+      why: "a build by `builders` ends with “you are not privileged to build input-addressed derivations”",
+      fix: `use it as a store: npx fleet build --remote-store ${name} …; or install a newer Nix; or set \`trust: full\``,
+    },
+  ];
+}
+
 /** What only its administrator sees: the measurement of the deployment, made again. */
 async function checkInside(builder: BuilderToExamine): Promise<Finding[]> {
   const { name, machine, administration, clientDirectory } = builder;
@@ -258,7 +291,12 @@ async function checkInside(builder: BuilderToExamine): Promise<Finding[]> {
     return [{ ...about, severity: "note", what: "not looked at: it isn't the fleet's to administer" }];
   }
   const features = [...machine.supportedFeatures, ...machine.mandatoryFeatures];
-  const declared = { name, system, features, sshUser: machine.sshUser };
+  const declared = {
+    name,
+    system,
+    features,
+    users: machine.sshUsers === undefined ? [] : measuredUsers(machine.sshUsers, ["none", machine.trust ?? "none"]),
+  };
   // Below the stack's folder, which `destroy` removes, should this be killed.
   const scratch = mkdtempSync(`${dirname(clientDirectory)}/doctor-`);
   try {
@@ -375,12 +413,7 @@ export function judgeMeasurement(
 function versionFinding(name: string, clientNix: string, builderNix: string): Finding {
   const about = { view: "fleet", builder: name, check: "Nix versions" } as const;
   const what = `${clientNix} here, ${builderNix} there`;
-  return isAtLeast(clientNix, 2, 8) && isAtLeast(builderNix, 2, 8)
+  return isAtLeast(clientNix, "2.8") && isAtLeast(builderNix, "2.8")
     ? { ...about, severity: "ok", what }
     : { ...about, severity: "warning", what, why: "nothing older than 2.8 was tried", fix: "install a newer Nix" };
-}
-
-function isAtLeast(version: string, major: number, minor: number): boolean {
-  const [itsMajor = 0, itsMinor = 0] = version.split(".").map((part) => Number.parseInt(part, 10));
-  return itsMajor > major || (itsMajor === major && itsMinor >= minor);
 }

@@ -174,3 +174,10 @@ function nativeBusybox(system: System): string | undefined {
     head.readUInt16LE(18) === 0x3e ? "x86_64-linux" : head.readUInt16LE(18) === 0xb7 ? "aarch64-linux" : undefined;
   return machine === system && !head.includes("/lib/ld-") && !head.includes("/lib64/ld-") ? path : undefined;
 }
+
+/** Version of the Nix that local builders would run, for instance `2.8.0`; `undefined`: there is none that runs. */
+export function installedNixVersion(): string | undefined {
+  const nixDaemon = find("nix-daemon", nixFolders);
+  if (nixDaemon === undefined) return undefined;
+  return /\d+\.\d+\S*/.exec(spawnSync(nixDaemon, ["--version"], { encoding: "utf8" }).stdout)?.[0];
+}

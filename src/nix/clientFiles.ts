@@ -13,6 +13,14 @@ export type ClientFileName = "machines" | "nix.conf" | "ssh_config" | "known_hos
 /** Name of the client's private key in the directory. */
 export const clientKeyName = "id_ed25519";
 
+/** Name of the key in the directory with which a client at `signed` signs what it builds. */
+export const signingKeyName = "signing-key";
+
+/** The settings with which a client signs, beside whatever keys the person has; the key lies in `directory`. */
+export function signingSettings(directory: string): NixSettings {
+  return { "extra-secret-key-files": `${checkPath(directory, "directory")}/${signingKeyName}` };
+}
+
 /** Directory of the plain files unless told otherwise: readable by root, whom the daemon's builds connect as. */
 export const defaultDirectory = "/etc/nix/fleet";
 
@@ -24,6 +32,8 @@ export interface ClientFilesOptions extends ProfileOptions {
   readonly directory: string;
   /** Further settings of `nix.conf`. */
   readonly settings?: NixSettings;
+  /** Whether the client signs what it builds, with `signingKeyName` in the directory. Default: false. */
+  readonly signs?: boolean;
   /** Whether builds share connections, with the sockets in the directory. Default: true, unless its path is too long. */
   readonly multiplexing?: boolean;
   /** As in `SshConfigOptions`. Default: 10. */
@@ -46,7 +56,10 @@ export function clientFiles(
   const { builders, settings } = applyProfile(machines, options);
   return {
     machines: renderMachines(builders, { sshKey }),
-    "nix.conf": renderNixConf({ directory, settings: { ...settings, ...options.settings } }),
+    "nix.conf": renderNixConf({
+      directory,
+      settings: { ...settings, ...(options.signs === true && signingSettings(directory)), ...options.settings },
+    }),
     ssh_config: renderSshConfig(machines, {
       identityFile: sshKey,
       knownHostsFile: `${directory}/known_hosts`,

@@ -3,12 +3,13 @@ import { refuseUnreachable, renderGithubWorkflow } from "../ci/githubWorkflow.ts
 import { checkBuildMachines, type BuildMachine } from "./buildMachine.ts";
 import { renderBuildersOption } from "./buildersOption.ts";
 import { cacheSettings, type Cache } from "./caches.ts";
-import { clientFiles, clientKeyName, defaultDirectory, type ClientFileName } from "./clientFiles.ts";
+import { clientFiles, clientKeyName, defaultDirectory, signingSettings, type ClientFileName } from "./clientFiles.ts";
 import { renderDarwinModule } from "./darwinModule.ts";
 import { renderHomeManagerModule } from "./homeManagerModule.ts";
 import { InvalidValue } from "./invalidValue.ts";
 import { renderNixosModule, type SystemModuleOptions } from "./nixosModule.ts";
 import type { Profile, ProfileOptions } from "./profiles.ts";
+import type { Trust } from "./trust.ts";
 
 export { defaultDirectory };
 
@@ -20,6 +21,8 @@ export interface FormOptions extends ProfileOptions {
   readonly sshKey?: string;
   /** Binary caches to add. */
   readonly caches?: readonly Cache[];
+  /** As in `ClientFilesOptions`. */
+  readonly signs?: boolean;
   /** As in `ClientFilesOptions`. */
   readonly multiplexing?: boolean;
   /** As in `SshConfigOptions`. */
@@ -35,6 +38,7 @@ export interface ClientSettings {
   readonly localSystems: readonly string[];
   readonly caches: readonly Cache[];
   readonly profile?: Profile | undefined;
+  readonly trust?: Trust | undefined;
   readonly maxSessions?: number | undefined;
   readonly nixVersion?: string | undefined;
 }
@@ -45,12 +49,13 @@ export interface ClientSettings {
  * No `sshKey` is among them: each form has its own place for the key, and home-manager's isn't root's.
  */
 export function formOptions(settings: ClientSettings): FormOptions {
-  const { directory, localSystems, caches, profile, maxSessions, nixVersion } = settings;
+  const { directory, localSystems, caches, profile, trust, maxSessions, nixVersion } = settings;
   return {
     directory,
     localSystems,
     caches,
     ...(profile !== undefined && { profile }),
+    ...(trust === "signed" && { signs: true }),
     ...(maxSessions !== undefined && { maxSessions }),
     ...(nixVersion !== undefined && { nixVersion }),
   };
@@ -167,9 +172,11 @@ export function findForm(name: string): Form {
 function systemModuleOptions({
   caches = [],
   directory = defaultDirectory,
+  signs = false,
   ...options
 }: FormOptions = {}): SystemModuleOptions {
-  return { sshKey: `${directory}/${clientKeyName}`, ...options, settings: cacheSettings(caches) };
+  const settings = { ...(signs && signingSettings(directory)), ...cacheSettings(caches) };
+  return { sshKey: `${directory}/${clientKeyName}`, ...options, settings };
 }
 
 /** The key's path belongs to each builder where a directory would otherwise give it. */

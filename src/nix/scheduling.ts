@@ -16,6 +16,8 @@ export type Candidate = Pick<
 > & {
   /** Slots that this client has taken there now. */
   readonly load: number;
+  /** Why no row of it can be used by this client's Nix, as the end of a sentence; `undefined`: it can. */
+  readonly noRow?: string | undefined;
 };
 
 /** What a client's own Nix can do. */
@@ -66,7 +68,16 @@ export function decide(required: Requirements, candidates: readonly Candidate[],
   const free = accepting.filter(({ load, maxJobs }) => load < maxJobs);
   const best = pick(free, client.nixVersion);
   if (best !== undefined) {
-    return { place: "builder", alias: best.alias, why: whyPicked(best, free, client.nixVersion), judgements };
+    const why = whyPicked(best, free, client.nixVersion);
+    // Nix knows nothing of it when it picks: the build then fails there.
+    if (best.noRow !== undefined) {
+      return {
+        place: "nowhere",
+        why: `Nix picks ${best.alias} (${why}), which refuses: ${best.noRow}; use it as a store`,
+        judgements,
+      };
+    }
+    return { place: "builder", alias: best.alias, why, judgements };
   }
   const none = accepting.length === 0 ? "no builder accepts it" : "all slots of the builders that accept it are taken";
   if (canBuildHere)

@@ -1,7 +1,7 @@
 /** Waits until a new machine runs NixOS as a builder, then gives it the fleet's keys and settings of today. */
 import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
-import { builderDirectory } from "../bootstrap/builderFiles.ts";
+import { builderDirectory, trustingMark } from "../bootstrap/builderFiles.ts";
 import { conversionLog, stateFile } from "../bootstrap/conversion.ts";
 import { oneLine, quoted } from "../machineText.ts";
 import { explainFailure } from "../smoke/failure.ts";
@@ -16,6 +16,8 @@ export interface Provisioning extends Target {
   readonly adminPrivateKey: string;
   /** Path below `builderDirectory` → text of what sshd reads at every login. */
   readonly keyFiles: Readonly<Record<string, string>>;
+  /** Path below `builderDirectory` → text of what Nix's daemon reads at its start; for root's eyes only. */
+  readonly signingFiles: Readonly<Record<string, string>>;
   /** Path below `builderDirectory` → text of what NixOS is built from. */
   readonly moduleFiles: Readonly<Record<string, string>>;
   /** Names the state of `moduleFiles`. */
@@ -48,7 +50,7 @@ export async function provision(
   const adminKeys = [...new Set([wanted.adminPrivateKey, previousKey ?? wanted.adminPrivateKey])];
   const connections = adminKeys.map((key) => connection(wanted, key, wanted.stackDirectory));
   try {
-    const { open, applied, keys } = await whenNixos(wanted, connections, report);
+    const { open, applied, keys, signing } = await whenNixos(wanted, connections, report);
     const [own] = connections;
     if (open !== own || keys !== markOf(wanted.keyFiles)) {
       await must(open, writeFiles(wanted.keyFiles), 60, `builder ${wanted.alias}: its keys can't be written`);
@@ -57,10 +59,17 @@ export async function provision(
       await must(own, "true", 60, `builder ${wanted.alias}: the new administration key does not open it`);
       report("the administration key was replaced");
     }
+    if (signing !== markOf(wanted.signingFiles)) {
+      // A restart leaves running builds alone (KillMode=process).
+      const write = `${writeFiles(wanted.signingFiles, "077")}\nsystemctl try-restart nix-daemon.service`;
+      await must(own ?? open, write, 120, `builder ${wanted.alias}: its signing key can't be written`);
+    }
     if (applied === wanted.applied) return;
     report("rebuilding NixOS with the new settings");
     const rebuild = [
       "set -e",
+      // Until there was a choice, every client was trusted.
+      `grep -q trustedClients ${builderDirectory}/parameters.json || touch ${trustingMark}`,
       writeFiles(wanted.moduleFiles),
       "nixos-rebuild switch >/var/log/nix-builder-rebuild.log 2>&1 || { tail -n 15 /var/log/nix-builder-rebuild.log >&2; exit 1; }",
       writeFiles({ applied: wanted.applied }),
@@ -74,18 +83,22 @@ export async function provision(
 /** States in which nothing is being installed: none was said, Debian's last one, and that of a finished EC2 instance. */
 const settled = ["starting", "rebooting into NixOS", "running"];
 
-/** Names the state of the key files, as `watch` does on the machine. */
-function markOf(keyFiles: Provisioning["keyFiles"]): string {
-  const hash = createHash("sha256");
-  for (const name of Object.keys(keyFiles).sort()) hash.update(ownValue(keyFiles, name) ?? "");
-  return hash.digest("hex");
+/** Names the state of such files, as `watch` does on the machine: with their names, since a key may move from one to another. */
+function markOf(files: Readonly<Record<string, string>>): string {
+  const digest = (text: string) => createHash("sha256").update(text).digest("hex");
+  const lines = Object.keys(files)
+    .sort()
+    .map((name) => `${digest(ownValue(files, name) ?? "")}  ${name}\n`);
+  return digest(lines.join(""));
 }
 
 /**
- * Shell that prints `state STATE` five times a second, until NixOS is ready or its installation failed: then also `applied MARK` and
- * `keys MARK`. Over a connection that broke, the next line would end it.
+ * Shell that prints `state STATE` five times a second, until NixOS is ready or its installation failed: then also `applied MARK`,
+ * `keys MARK` and `signing MARK`. Over a connection that broke, the next line would end it.
  */
-function watch(keyFiles: Provisioning["keyFiles"]): string {
+function watch({ keyFiles, signingFiles }: Pick<Provisioning, "keyFiles" | "signingFiles">): string {
+  const markOn = (files: Readonly<Record<string, string>>) =>
+    `$(sha256sum ${Object.keys(files).sort().join(" ")} 2>/dev/null | sha256sum)`;
   return `. /etc/os-release
 while
   state=$(cat ${stateFile} 2>/dev/null || echo starting)
@@ -96,7 +109,7 @@ while
   esac
 do sleep 0.2; done
 echo "applied $(cat ${builderDirectory}/applied 2>/dev/null)"
-cd ${builderDirectory} && echo "keys $(cat ${Object.keys(keyFiles).sort().join(" ")} 2>/dev/null | sha256sum)"
+cd ${builderDirectory} && echo "keys ${markOn(keyFiles)}" && echo "signing ${markOn(signingFiles)}"
 `;
 }
 
@@ -104,6 +117,7 @@ interface Answer {
   readonly open: Connection;
   readonly applied: string;
   readonly keys: string;
+  readonly signing: string;
 }
 
 async function whenNixos(
@@ -121,14 +135,17 @@ async function whenNixos(
     for (const open of connections) {
       const left = Math.max(1, (deadline - Date.now()) / 1000);
       const seen = new Map<string, string>();
-      const { code, stderr } = await open.run(watch(wanted.keyFiles), left, (line) => {
-        const [, field = "", value = ""] = /^(state|applied|keys) (.*)$/.exec(line) ?? [];
+      const { code, stderr } = await open.run(watch(wanted), left, (line) => {
+        const [, field = "", value = ""] = /^(state|applied|keys|signing) (.*)$/.exec(line) ?? [];
         seen.set(field, value);
         if (field === "state" && !value.startsWith("failed: ")) say(oneLine(value, 200));
       });
       const state = seen.get("state");
       if (state?.startsWith("failed: ") === true) await explainConversion(wanted, open, state.slice("failed: ".length));
-      if (code === 0) return { open, applied: seen.get("applied") ?? "", keys: seen.get("keys")?.split(" ")[0] ?? "" };
+      if (code === 0) {
+        const digest = (field: string) => seen.get(field)?.split(" ")[0] ?? "";
+        return { open, applied: seen.get("applied") ?? "", keys: digest("keys"), signing: digest("signing") };
+      }
       // It answered, and then rebooted.
       if (state !== undefined) {
         pause = 100;
@@ -170,13 +187,13 @@ async function explainConversion(
   );
 }
 
-/** Shell that writes public files, each renamed into place. */
-function writeFiles(files: Readonly<Record<string, string>>): string {
+/** Shell that writes files, each renamed into place. */
+function writeFiles(files: Readonly<Record<string, string>>, umask = "022"): string {
   return Object.entries(files)
     .map(([name, text]) => {
       const path = `${builderDirectory}/${name}`;
       const content = Buffer.from(text).toString("base64");
-      return `umask 022 && mkdir -p "$(dirname ${path})" && echo '${content}' | base64 -d >${path}.new && mv ${path}.new ${path} || exit 1`;
+      return `umask ${umask} && mkdir -p "$(dirname ${path})" && echo '${content}' | base64 -d >${path}.new && mv ${path}.new ${path} || exit 1`;
     })
     .join("\n");
 }

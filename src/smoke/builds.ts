@@ -51,9 +51,12 @@ export class SmokeBuilds {
   readonly #clientDirectory: string;
   readonly #timeout: number;
   readonly #store: string;
+  /** Whether the builder is used as a row of `builders`, or as the store that everything is built in. */
+  readonly way: "row" | "store";
 
   /** @param timeout Seconds for each build. */
-  constructor(machine: BuildMachine, clientDirectory: string, timeout: number) {
+  constructor(machine: BuildMachine, clientDirectory: string, timeout: number, way: "row" | "store" = "row") {
+    this.way = way;
     this.#machine = machine;
     this.#clientDirectory = clientDirectory;
     this.#timeout = timeout;
@@ -67,15 +70,9 @@ export class SmokeBuilds {
     const file = `${this.#store}/smoke-${nonce}.nix`;
     writeFileSync(file, expression({ nonce, system, features: [...this.#machine.mandatoryFeatures, ...features] }));
     const started = performance.now();
-    const build = await this.#execute(
-      "nix-build",
-      // The nonce alone makes it new; without substituters no time is spent on asking caches for it.
-      [
-        ...[file, "--no-out-link", "--builders", this.#row(protocol)],
-        ...["--option", "substituters", "", "--option", "builders-use-substitutes", "false"],
-      ],
-      options,
-    );
+    const build = await (this.way === "row"
+      ? this.#buildByRow(file, protocol, options)
+      : this.#buildThere(file, options));
     const seconds = Math.round((performance.now() - started) / 10) / 100;
     if (build.code !== 0) {
       const failure = build.timedOut
@@ -93,6 +90,31 @@ export class SmokeBuilds {
     }
     const texts = outputs.filter((text) => text !== undefined);
     return { nonce, seconds, storePath: storePaths[0] ?? "", output: texts[0] ?? "", outputs: texts };
+  }
+
+  #buildByRow(file: string, protocol: Protocol, options: BuildOptions): Promise<Ended> {
+    // The nonce alone makes it new; without substituters no time is spent on asking caches for it.
+    const words = [
+      ...[file, "--no-out-link", "--builders", this.#row(protocol)],
+      ...["--option", "substituters", "", "--option", "builders-use-substitutes", "false"],
+    ];
+    return this.#execute("nix-build", words, options);
+  }
+
+  /** Evaluates here, builds everything in the builder's store, and brings the outputs back. */
+  async #buildThere(file: string, options: BuildOptions): Promise<Ended> {
+    const uri = storeUri({ ...this.#machine, protocol: "ssh-ng" });
+    const there = ["--store", uri, "--eval-store", `local?root=${this.#store}`, "--max-jobs", "auto"];
+    const words = [file, "--no-out-link", "--builders", "", "--option", "substituters", ""];
+    const built = await this.#execute("nix-build", [...words, ...there], options);
+    if (built.code !== 0) return built;
+    // Only what was asked for, by the names that the evaluation gave.
+    const copied = await this.#execute(
+      "nix",
+      ["copy", "--no-check-sigs", "--from", uri, ...built.stdout.trim().split("\n")],
+      options,
+    );
+    return copied.code === 0 ? built : copied;
   }
 
   /** Whether a store path is valid on a builder of the fleet; also false where it doesn't answer. */

@@ -66,9 +66,17 @@ const symptoms: readonly Symptom[] = [
     mayPass: true,
   },
   {
-    pattern: /lacks a (valid )?signature|not trusted|is not allowed to|untrusted/i,
+    pattern: /lacks a (valid )?signature/i,
     reason:
-      "its Nix does not trust the user that the fleet logs in as; add that user to `trusted-users` on the builder",
+      "it refuses a store path that only this client has, because nobody whom it trusts has signed it; set `trust: signed` (what the client " +
+      "builds from then on is signed; `nix store sign` signs what is there), or add the user to `trusted-users` on a host of your own",
+    mayPass: false,
+  },
+  {
+    pattern: /not privileged to build|not trusted|is not allowed to|untrusted/i,
+    reason:
+      "its Nix does not trust the user that the fleet logs in as, and only trusted users may build this way; use the builder as a store " +
+      "(--remote-store), Nix 2.16 or newer on both sides, or `trust: full` (`trusted-users` on a host of your own)",
     mayPass: false,
   },
   {

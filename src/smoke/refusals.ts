@@ -1,4 +1,4 @@
-/** What a builder must refuse, tried with the client's own key: anything but the two Nix store protocols. */
+/** What a builder must refuse, tried with the client's own key: all but the two Nix protocols, and in those what its level doesn't give. */
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { networkInterfaces, tmpdir } from "node:os";
@@ -6,6 +6,8 @@ import { oneLine } from "../machineText.ts";
 import { isLoopback, type BuildMachine } from "../nix/buildMachine.ts";
 import { runProgram, wordsOf } from "../process.ts";
 import { knownHostNames } from "../ssh/knownHosts.ts";
+import type { Trust } from "../nix/trust.ts";
+import { tryPrivileges } from "./privileges.ts";
 import type { CaseResult } from "./verdict.ts";
 
 /** Whose refusals are tried, and how they count. */
@@ -14,6 +16,8 @@ export interface RefusalOptions {
   readonly clientDirectory: string;
   /** Whether the fleet set the machine up: a hole fails. Otherwise it is a warning to its owner. */
   readonly ownMachine: boolean;
+  /** Level of the client; `undefined`: the host decides. */
+  readonly trust?: Trust | undefined;
   /** Seconds for each attempt. Default: 20. */
   readonly patience?: number;
 }
@@ -37,6 +41,7 @@ export async function tryRefusals(machine: BuildMachine, options: RefusalOptions
     const results: CaseResult[] = [];
     for (const attempt of attempts(machine, options.clientDirectory, scratch))
       results.push(await tryOne(machine, options, attempt));
+    results.push(...(await tryPrivileges(machine, { ...options, patience: 20 })));
     if (machine.sshUser === "root") {
       const detail = "clients log in as root here, with the forced command as the only thing that they may run";
       results.push({ name: "refuses root", outcome: "skipped", seconds: 0, detail });

@@ -5,6 +5,8 @@ import { setTimeout as delay } from "node:timers/promises";
 import { parseClientFiles } from "../nix/clientFiles.ts";
 import { isLoopback, protocols, type BuildMachine } from "../nix/buildMachine.ts";
 import { kernelArch, systems } from "../nix/system.ts";
+import { rowObstacle, type Trust } from "../nix/trust.ts";
+import { nixVersion } from "../client/settings.ts";
 import { isValidThereAlone, SmokeBuilds, type Built } from "./builds.ts";
 import { parseBuiltBy, smokeExpression, type BuiltBy } from "./derivation.ts";
 import type { Failure } from "./failure.ts";
@@ -25,6 +27,10 @@ export interface SmokeTest {
    * Otherwise the configured protocol is enough, and that is a warning.
    */
   readonly ownMachine: boolean;
+  /** Level of the client; `undefined`: a host that decides that for itself. */
+  readonly trust?: Trust | undefined;
+  /** Version of the builder's Nix; `undefined`: nobody could look. */
+  readonly builderNix?: string | undefined;
   /** Seconds until it must have built for the first time; later builds get as long each. */
   readonly timeout: number;
 }
@@ -48,11 +54,16 @@ export class SmokeTestFailure extends Error {
  */
 export async function runSmokeTest(test: SmokeTest): Promise<Verdict> {
   const machines = readClientDirectory(test.clientDirectory);
-  const machine = machines.find(({ alias }) => alias === test.alias);
+  const found = machines.find(({ alias }) => alias === test.alias);
+  const machine = found && { ...found, ...(test.trust !== undefined && { trust: test.trust }) };
   if (machine === undefined) throw new Error(`${test.clientDirectory}/machines has no row for ${test.alias}`);
-  const builds = new SmokeBuilds(machine, test.clientDirectory, test.timeout);
+  const trusted = (test.trust ?? "full") === "full";
+  const noRow = trusted ? undefined : rowObstacle(machine, await nixVersion(), test.builderNix);
+  const builds = new SmokeBuilds(machine, test.clientDirectory, test.timeout, noRow === undefined ? "row" : "store");
   try {
     const verdict = await firstBuild(test, machine, builds);
+    if (noRow !== undefined)
+      verdict.cases.push({ name: wayCase, outcome: "warned", seconds: 0, detail: storeWay(noRow) });
     if (test.level === "quick") return verdict;
     // Only here, so that the quick test of every deployment needn't read them.
     const [{ runMatrix }, { tryRefusals }, { tryTakeover }] = await Promise.all([
@@ -62,7 +73,8 @@ export async function runSmokeTest(test: SmokeTest): Promise<Verdict> {
     ]);
     const others = machines.filter(({ alias }) => alias !== test.alias);
     // Somebody else's forced command may know the configured protocol only.
-    const spoken = test.ownMachine ? protocols : [machine.protocol];
+    const speaksBoth = test.ownMachine && (test.trust ?? "full") === "full";
+    const spoken = speaksBoth ? protocols : [machine.protocol];
     const { cases, mebibytesPerSecond } = await runMatrix(machine, builds, spoken);
     const all = [
       ...verdict.cases,
@@ -85,6 +97,12 @@ ${renderCases(failed)}`,
   }
 }
 
+const wayCase = "is a row of `builders` for this machine";
+
+function storeWay(noRow: string): string {
+  return `it isn't: ${noRow}; what was proven is the builder as a store (--store, or npx fleet build --remote-store)`;
+}
+
 /** The builders of a client directory, as its files speak of them. */
 export function readClientDirectory(directory: string): BuildMachine[] {
   const read = (name: string): string => readFileSync(`${directory}/${name}`, "utf8");
@@ -94,7 +112,9 @@ export function readClientDirectory(directory: string): BuildMachine[] {
   );
 }
 
-async function firstBuild(test: SmokeTest, machine: BuildMachine, builds: SmokeBuilds): Promise<Verdict> {
+type FirstVerdict = Verdict & { readonly cases: CaseResult[] };
+
+async function firstBuild(test: SmokeTest, machine: BuildMachine, builds: SmokeBuilds): Promise<FirstVerdict> {
   const deadline = Date.now() + test.timeout * 1000;
   for (let pause = 250; ; pause = Math.min(pause * 2, 5000)) {
     const outcome = await attempt(test, machine, builds, Math.max(1000, deadline - Date.now()));
@@ -114,7 +134,7 @@ async function attempt(
   machine: BuildMachine,
   builds: SmokeBuilds,
   milliseconds: number,
-): Promise<Verdict | Failure> {
+): Promise<FirstVerdict | Failure> {
   const system = machine.systems[0] ?? "";
   const started = Date.now();
   const built = await builds.run(smokeExpression, {
@@ -142,6 +162,7 @@ async function attempt(
     clockOffset: clockOffset(builtBy.clock, started / 1000, Date.now() / 1000),
     // On this machine there is no distance, and each connection costs its sshd a process.
     ...(!isLoopback(machine.hostName) && { roundTrip: await roundTrip(machine) }),
+    way: builds.way,
     cases: [caseOfFirstBuild(machine, system, built)],
   };
 }

@@ -28,6 +28,8 @@ export interface Verdict {
   readonly seconds: number;
   /** What is below is `undefined` without a test. */
   readonly system?: string;
+  /** How it was proven: as a row of `builders`, or as a store, where this machine's Nix or the builder's is too old for a row at its level. */
+  readonly way?: "row" | "store";
   /** What was built: valid on that builder. */
   readonly storePath?: string;
   readonly bootId?: string;

@@ -3,13 +3,25 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { describe, expect, it } from "vitest";
-import { measureScript, parseMeasurement, type Declared, type Peculiarities } from "../../src/bootstrap/measure.ts";
+import {
+  measuredUsers,
+  measureScript,
+  parseMeasurement,
+  type Declared,
+  type Peculiarities,
+} from "../../src/bootstrap/measure.ts";
 import { temporaryDirectory } from "../nix/realNix.ts";
 
 const arch = execFileSync("uname", ["-m"], { encoding: "utf8" }).trim();
 const [system, otherSystem] =
   arch === "x86_64" ? (["x86_64-linux", "aarch64-linux"] as const) : (["aarch64-linux", "x86_64-linux"] as const);
-const declared: Declared = { name: "b", system, features: ["big-parallel"], sshUser: "nobody" };
+const declared: Declared = {
+  name: "b",
+  system,
+  features: ["big-parallel"],
+  users: [{ user: "nobody", trusted: true }],
+};
+const untrusting: Declared = { ...declared, users: [{ user: "nobody", trusted: false }] };
 
 /** Clients write to its store themselves, so that trust is no question. */
 const own: Peculiarities = { ownStore: "/" };
@@ -102,6 +114,9 @@ describe("a machine that isn't is refused, in words", () => {
     ],
     ["no sandbox", { ...sound, sandbox: "false" }, declared, own, "without a sandbox"],
     ["an untrusted user", { ...sound, "trusted-users": "root" }, declared, {}, "does not trust the user nobody"],
+    ["a trusted user who isn't to be", sound, untrusting, {}, "trusts the user nobody (`trusted-users = root nobody`)"],
+    ["trust in everybody", { ...sound, "trusted-users": "*" }, untrusting, {}, "would be root there"],
+    ["trust in a group of the user", { ...sound, "trusted-users": "@nogroup" }, untrusting, {}, "would be root there"],
   ] as const)("%s", (_, settings, of, peculiarities, sentence) => {
     const { status, stdout, stderr } = measure(settings, of, peculiarities);
     expect(status).toBe(1);
@@ -114,6 +129,18 @@ describe("a machine that isn't is refused, in words", () => {
     const { stderr } = measure({ ...sound, sandbox: "false", "system-features": "" });
     expect(stderr.trim().split("\n")).toHaveLength(2);
   });
+});
+
+it("takes no user for one of both kinds", () => {
+  const shared = { none: "u", signed: "u", full: "u" };
+  expect(measuredUsers(shared, ["none", "full"])).toEqual([]);
+  const own = { none: "u", signed: "u", full: "t" };
+  expect(measuredUsers(own, ["none", "signed"])).toEqual([{ user: "u", trusted: false }]);
+  expect(measuredUsers(own, ["full", "none"])).toEqual([
+    { user: "t", trusted: true },
+    { user: "u", trusted: false },
+  ]);
+  expect(measure({ ...sound, "trusted-users": "root" }, untrusting, {}).stderr).toBe("");
 });
 
 it.each(["root nobody", "@nogroup", "*"])("takes trusted-users = %s as trust in nobody", (trusted) => {

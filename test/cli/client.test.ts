@@ -1,7 +1,7 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync, statSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { describeForms, writeClient } from "../../src/cli/client.ts";
+import { describeForms, writeClient, type ClientChoice } from "../../src/cli/client.ts";
 import { stackDirectory, writeOwnClient, type UsableFleet } from "../../src/cli/stack.ts";
 import { clientDirectoryFiles } from "../../src/client/directory.ts";
 import { toPublicHostKey } from "../../src/ssh/hostKey.ts";
@@ -32,10 +32,12 @@ const fleet: UsableFleet = {
     localSystems: [],
     caches: [{ url: "https://cache.example.org", publicKey: `c:${"A".repeat(43)}=` }],
     clients: [
-      { name: "ci", profile: "remote-only", localSystems: [] },
-      { name: "alice", publicKey: hostKey, localSystems: [] },
+      { name: "ci", profile: "remote-only", localSystems: [], trust: "full" },
+      { name: "alice", publicKey: hostKey, localSystems: [], trust: "full" },
     ],
+    trust: "full",
   },
+  clientSigningKeys: {},
   clientPrivateKey: "SHARED\n",
   adminPrivateKey: "ADMIN\n",
   clientPrivateKeys: { ci: "CI\n" },
@@ -50,12 +52,72 @@ afterEach(() => {
 });
 const read = (name: string) => readFileSync(`${directory}/${name}`, "utf8");
 
+describe("a client's level", () => {
+  const levels: UsableFleet = {
+    ...fleet,
+    builders: fleet.builders.map((machine) => ({
+      ...machine,
+      trust: "signed",
+      sshUsers: { none: "nix-builder", signed: "nix-builder", full: "nix-builder-trusted" },
+    })),
+    clientSettings: {
+      ...fleet.clientSettings,
+      trust: "signed",
+      clients: [
+        { name: "ci", localSystems: [], trust: "none" },
+        { name: "alice", localSystems: [], trust: "full" },
+      ],
+    },
+    clientPrivateKeys: { ci: "CI\n", alice: "ALICE\n" },
+    clientSigningKey: "dev-client:SECRET",
+  };
+  let directory = "";
+  beforeEach(() => {
+    directory = mkdtempSync(`${tmpdir()}/fleet-level-`);
+  });
+  afterEach(() => {
+    rmSync(directory, { recursive: true });
+  });
+  const write = (choice: ClientChoice) => writeClient(levels, { ...choice, directory });
+  const read = (name: string): string => readFileSync(`${directory}/${name}`, "utf8");
+
+  it("brings the key with which it signs, for nobody else to read, and the setting that names it", () => {
+    write({});
+    expect(read("signing-key")).toBe("dev-client:SECRET\n");
+    expect(statSync(`${directory}/signing-key`).mode & 0o777).toBe(0o600);
+    expect(read("nix.conf")).toContain(`extra-secret-key-files = ${directory}/signing-key\n`);
+    expect(read("machines")).toContain("ssh-ng://nix-builder@");
+  });
+
+  it("has no such key at none, and at full the user whom the builders trust, in words that say what that is", () => {
+    expect(write({ client: "ci" }).notes).toEqual([]);
+    expect(existsSync(`${directory}/signing-key`)).toBe(false);
+    expect(read("nix.conf")).not.toContain("secret-key-files");
+    const { notes } = write({ client: "alice", force: true });
+    expect(notes).toEqual(["A client of this fleet is root on its builders (trust: full)."]);
+    expect(read("machines")).toContain("ssh-ng://nix-builder-trusted@");
+    expect(read("ssh_config")).toContain("User nix-builder-trusted\n");
+  });
+
+  it("is said to have no rows where the client's Nix is too old, and a way that works", () => {
+    expect(write({ nixVersion: "2.15.3" }).notes).toEqual([
+      expect.stringMatching(
+        /can't be rows .*needs Nix 2\.16 or newer on both sides, and here it is 2\.15\.3; use one as a store/,
+      ),
+    ]);
+    expect(write({ nixVersion: "2.18.1" }).notes).toEqual([]);
+    expect(write({ client: "alice", nixVersion: "2.8", force: true }).notes).toHaveLength(1);
+  });
+});
+
 describe("fleet client", () => {
   it("prints one form, with the paths of the configured directory", () => {
     expect(writeClient(fleet, { form: "machines" })).toEqual({
+      notes: [],
       text: expect.stringContaining("x86_64-linux /etc/nix/fleet/id_ed25519 4 1") as string,
     });
     expect(writeClient(fleet, { form: "nixosModule" })).toEqual({
+      notes: [],
       text: expect.stringContaining('"/etc/nix/fleet/id_ed25519"') as string,
     });
   });
@@ -112,6 +174,7 @@ describe("fleet client", () => {
     writeClient(fleet, { directory, client: "ci" });
     expect(read("machines")).toContain(` ${directory}/id_ed25519 `);
     expect(writeClient(fleet, { form: "nixosModule", installedAt: "/srv/fleet" })).toEqual({
+      notes: [],
       text: expect.stringContaining('"/srv/fleet/id_ed25519"') as string,
     });
   });
@@ -209,6 +272,7 @@ describe("fleet client", () => {
   it("names root's key beside the configured directory in the system modules, wherever they are written", () => {
     for (const form of ["nixosModule", "darwinModule"] as const) {
       expect(writeClient(fleet, { form })).toEqual({
+        notes: [],
         text: expect.stringContaining(`"/etc/nix/fleet/id_ed25519"`) as string,
       });
     }
@@ -254,6 +318,7 @@ describe("fleet client", () => {
       /Nix 2.31.*--nix-version 2.31.*machines and sshConfig/,
     );
     expect(writeClient(odd, { form: "buildersOption", nixVersion: "2.31" })).toEqual({
+      notes: [],
       text: expect.stringContaining("ssh-ng://nix-builder@192.0.2.7:2222 ") as string,
     });
   });

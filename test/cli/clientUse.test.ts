@@ -13,7 +13,14 @@ afterEach(() => {
   rmSync(directory, { recursive: true });
 });
 
-const written = { directory: "/d", installedAt: "/d", files: [], needsOwnKey: false, stores: ["ssh-ng://u@dev-x86"] };
+const written = {
+  directory: "/d",
+  installedAt: "/d",
+  files: ["id_ed25519"],
+  needsOwnKey: false,
+  stores: ["ssh-ng://u@dev-x86"],
+  notes: [],
+};
 const singleUser: NixHere = { daemon: false, root: false, sudo: "sudo ", platform: "linux" };
 const explain = (changed: Partial<typeof written> = {}, here: Partial<NixHere> = {}) =>
   explainUse({ ...written, ...changed }, "npx fleet client --installed-at /etc/nix/fleet /d", {
@@ -42,7 +49,7 @@ describe("a person is told", () => {
   });
 
   it("where the files work, if that isn't where they were written", () => {
-    const said = explain({ installedAt: "/etc/nix/fleet", needsOwnKey: true });
+    const said = explain({ installedAt: "/etc/nix/fleet", files: [], needsOwnKey: true });
     expect(said).toContain("The files work in /etc/nix/fleet of the client only");
     expect(said).toContain("own private key into /etc/nix/fleet/id_ed25519 (mode 0600)");
     expect(said).toContain('echo "include /etc/nix/fleet/nix.conf" >> /etc/nix/nix.conf');

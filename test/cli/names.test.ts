@@ -19,10 +19,11 @@ const fleet: UsableFleet = {
   verification: { x86: { verified: true, alias: "dev-x86", level: "quick", seconds: 1, cases: [] } },
   measurement: {},
   administration: {},
-  clientSettings: { directory: "/etc/nix/fleet", localSystems: [], caches: [], clients: [] },
+  clientSettings: { directory: "/etc/nix/fleet", localSystems: [], caches: [], clients: [], trust: "full" },
   clientPrivateKey: "SHARED",
   adminPrivateKey: "ADMIN",
   clientPrivateKeys: {},
+  clientSigningKeys: {},
 };
 
 describe.each(["toString", "constructor", "__proto__", "hasOwnProperty", "valueOf"])("%s", (name) => {
@@ -64,7 +65,10 @@ it("a builder and a client may be called constructor", async () => {
   const named = { ...fleet, verification: { constructor: verdict } } as unknown as UsableFleet;
   expect(chooseBuilders(named, ["constructor"])).toEqual([["constructor", verdict]]);
   expect(await verify(named, ["constructor"], { recorded: true })).toBe(0);
-  const settings = { ...fleet.clientSettings, clients: [{ name: "constructor", localSystems: [] }] };
+  const settings = {
+    ...fleet.clientSettings,
+    clients: [{ name: "constructor", localSystems: [], trust: "signed" as const }],
+  };
   const directory = mkdtempSync(`${tmpdir()}/names-`);
   try {
     // The fleet has no key by that name, so that it is none of its to write.

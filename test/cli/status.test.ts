@@ -21,6 +21,7 @@ beforeAll(async () => {
     }),
     clientPrivateKey: builder.clientPrivateKey,
     clientPrivateKeys: {},
+    clientSigningKeys: {},
     adminPrivateKey: "ADMIN\n",
   };
 });
@@ -41,4 +42,17 @@ it("asks the fleet's own builders, and shows those of services as neither tested
 it("says of a builder of its own without a smoke test that it isn't verified", () => {
   const verdict = { verified: false, alias: "here", level: "off", seconds: 0, cases: [] } as const;
   expect(renderStatus(recordedStatus({ ...fleet, verification: { x86: verdict } }))).toMatch(/^x86 .* no$/m);
+});
+
+it("says which clients are root on the builders", () => {
+  const builders = fleet.builders.map((machine) => ({ ...machine, trust: "signed" as const }));
+  const said = (trust: "signed" | "full", clients: UsableFleet["clientSettings"]["clients"] = []) =>
+    renderStatus(recordedStatus({ ...fleet, builders, clientSettings: { ...fleet.clientSettings, trust, clients } }));
+  expect(said("signed")).not.toContain("root");
+  expect(said("full")).toMatch(
+    /^trust: full \(clients: the shared one\): a client of this fleet is root on its builders$/m,
+  );
+  expect(said("signed", [{ name: "alice", localSystems: [], trust: "full" }])).toMatch(
+    /^trust: full \(clients: alice\)/m,
+  );
 });

@@ -99,7 +99,7 @@ describe("the fleet's wiring", () => {
       ...["LocalMachine x86", "LocalMachine arm", "ExistingMachine own"],
       ...["x86", "arm", "own"].map((name) => `Command ${name}-smoke-test`),
       ...["x86", "arm"].map((name) => `Command ${name}-measurement`),
-      ...["PrivateKey client", "PrivateKey admin", "PrivateKey builders-signing"],
+      ...["PrivateKey client", "PrivateKey admin", "PrivateKey builders-signing", "PrivateKey client-signing"],
     ];
     expect(Object.fromEntries(engine.parents)).toEqual({
       "BuilderFleet dev": "",

@@ -86,6 +86,7 @@ describe("a builder", () => {
       "forced command",
       "Nix daemon",
       "trust, features and a build",
+      "level of trust",
       "clock",
       "what builds reach",
       "disk",

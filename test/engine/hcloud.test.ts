@@ -8,6 +8,9 @@ import { connection } from "../../src/provision/ssh.ts";
 import { toHostKey } from "../../src/ssh/hostKey.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { emulationObstacle, registerEmulation, unregisterEmulation } from "../../src/local/emulation.ts";
+import { nixVersion } from "../../src/client/settings.ts";
+import type { Verdict } from "../../src/smoke/verdict.ts";
+import { isAtLeast } from "../../src/nix/version.ts";
 import { systemOfThisMachine } from "../../src/nix/system.ts";
 import { withCloudPlugins } from "../../tools/setup/cloudPlugins.ts";
 import { setUp } from "../../tools/setup/index.ts";
@@ -377,8 +380,8 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     expect(ids).toContain(serverIds()[0]);
   });
 
-  const bakeOwn = () =>
-    execa(process.execPath, ["src/cli/main.ts", "--stack", fleet.stack, "bake", "own", "--keep", "1"], {
+  const bakeOwn = (...words: string[]) =>
+    execa(process.execPath, ["src/cli/main.ts", "--stack", fleet.stack, "bake", "own", "--keep", "1", ...words], {
       env: fleet.env,
       reject: false,
       all: true,
@@ -439,6 +442,47 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     expect(keyFolders()).toHaveLength(1);
     await fleet.destroy();
     expect(fleet.leftovers()).toEqual([]);
+  });
+
+  it("brings clients to another level over SSH, has its builders sign, and never bakes one on which clients were root", async () => {
+    await up();
+    const { builders, verification } = await outputs();
+    expect(builders).toMatchObject([{ trust: "signed", sshUser: "nix-builder" }]);
+    // This machine's Nix decides by which way it was proven.
+    expect(verification).toMatchObject({
+      own: { verified: true, way: isAtLeast(await nixVersion(), "2.16") ? "row" : "store" },
+    });
+    const ids = serverIds();
+    const { storePath = "" } = (verification as Record<string, Verdict>)["own"] ?? {};
+    const info = await execa(
+      process.execPath,
+      [
+        "src/cli/main.ts",
+        "--stack",
+        fleet.stack,
+        "nix",
+        ...["path-info", "--sigs", "--store", "ssh-ng://nix-builder@" + (builders[0]?.alias ?? ""), storePath],
+      ],
+      { env: fleet.env, reject: false, all: true },
+    );
+    expect(info.all).toMatch(/ [a-z0-9-]+-builders:[A-Za-z0-9+/=]+/);
+    fleet.configure({ ...configuration(), trust: "full" });
+    await up();
+    expect(serverIds()).toEqual(ids);
+    expect(await outputs()).toMatchObject({
+      builders: [{ trust: "full", sshUser: "nix-builder-trusted" }],
+      verification: { own: { verified: true, way: "row" } },
+    });
+    const refused = await bakeOwn();
+    expect(refused.all).toMatch(/clients of 'own' are or were root on it .* say --accept-trusting/);
+    expect(refused.exitCode).toBe(1);
+    fleet.configure(configuration());
+    await up();
+    expect(await outputs()).toMatchObject({ builders: [{ sshUser: "nix-builder" }] });
+    expect((await bakeOwn()).exitCode).toBe(1);
+    expect(snapshots()).toEqual([]);
+    const accepted = await bakeOwn("--accept-trusting");
+    expect(accepted.exitCode, accepted.all).toBe(0);
   });
 
   it("bakes a snapshot without the builder's identity, keeps the newest, and starts other builders from it", async () => {

@@ -74,6 +74,8 @@ describe.skipIf(obstacle !== undefined)("a server that is a Debian in a virtual 
         bootTimeout: 900,
       },
       smoke: "full",
+      // Both sides run Debian 12's Nix, which has neither rows nor `ssh` below it.
+      trust: "full",
       smokeTimeout: 120,
     };
     fleet = await TestDeployment.create(configuration, api.env, ["hcloud"]);
@@ -183,7 +185,10 @@ describe.skipIf(obstacle !== undefined)("a server that is a Debian in a virtual 
     expect(verdict).toMatchObject({ verified: true, level: "full", arch: "x86_64", sandboxed: true });
     const passed = verdict.cases.filter(({ outcome }) => outcome === "passed").map(({ name }) => name);
     expect(passed).toEqual(expect.arrayContaining(["ssh-ng, x86_64-linux", "ssh, x86_64-linux", "fixed output"]));
-    expect(verdict.cases.filter(({ outcome }) => outcome === "failed" || outcome === "warned")).toEqual([]);
+    // At `full` the matrix says what that opens.
+    const others = verdict.cases.filter(({ detail = "" }) => !detail.startsWith("open, as configured"));
+    expect(others.length).toBeLessThan(verdict.cases.length);
+    expect(others.filter(({ outcome }) => outcome === "failed" || outcome === "warned")).toEqual([]);
   });
 
   it("lets the client's key speak the store protocols and nothing else, and only the administrator be root", async () => {

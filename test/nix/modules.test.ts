@@ -5,7 +5,8 @@ import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { checkBuildMachine, type BuildMachine } from "../../src/nix/buildMachine.ts";
-import { defaultSshKey } from "../../src/nix/clientFiles.ts";
+import { defaultDirectory, defaultSshKey, signingKeyName } from "../../src/nix/clientFiles.ts";
+import { forms } from "../../src/nix/forms.ts";
 import { cacheSettings, cachix, garnix, type Cache } from "../../src/nix/caches.ts";
 import { renderDarwinModule } from "../../src/nix/darwinModule.ts";
 import { renderHomeManagerModule } from "../../src/nix/homeManagerModule.ts";
@@ -100,6 +101,17 @@ describe.each([
     expect(resolve("elsewhere")).toMatch(/^user other$/m);
   });
 
+  test("adds the key with which the client signs to the keys that a person has", () => {
+    const { darwinModule, nixosModule } = forms;
+    const form = render === renderDarwinModule ? darwinModule : nixosModule;
+    const own = '{ nix.settings = { secret-key-files = [ "/own" ]; extra-secret-key-files = [ "/other" ]; }; }';
+    const [config] = evaluateModules<SystemConfig>("system", [[own, form.render([x86], { signs: true })]]);
+    const { "secret-key-files": keys, "extra-secret-key-files": more } = config?.nix.settings ?? {};
+    expect(keys).toEqual(["/own"]);
+    expect((more as string[]).toSorted()).toEqual([`${defaultDirectory}/${signingKeyName}`, "/other"]);
+    expect(form.render([x86])).not.toContain("secret-key-files");
+  });
+
   test("says by profile what this machine builds itself", () => {
     const arm = { ...x86, alias: "arm", systems: ["aarch64-linux"] };
     const profiles: SystemModuleOptions[] = [
@@ -149,13 +161,14 @@ describe.each([
 describe("the flake's module", () => {
   test("makes of fleet.json what the written module says", () => {
     using directory = temporaryDirectory();
-    const cases: { fleet: BuildMachine[]; options: SystemModuleOptions; caches?: Cache[] }[] = [
+    const cases: { fleet: BuildMachine[]; options: SystemModuleOptions; caches?: Cache[]; signs?: true }[] = [
       ...sampled.map((fleet) => ({ fleet, options: {} })),
       ...sampled.slice(0, 6).map((fleet) => ({ fleet, options: { profile: "offline" as const, sshKey: "/run/k" } })),
       ...sampled
         .slice(0, 6)
         .map((fleet) => ({ fleet, options: { profile: "remote-only" as const, maxSessions: 100 } })),
       ...sampled.slice(0, 3).map((fleet) => ({ fleet, options: {}, caches: [garnix, cachix("nix-community")] })),
+      ...sampled.slice(0, 3).map((fleet) => ({ fleet, options: {}, caches: [garnix], signs: true as const })),
       ...sampled.map((fleet) => ({
         fleet,
         options: { profile: "local-first" as const, localSystems: ["x86_64-linux"] },
@@ -168,15 +181,22 @@ describe("the flake's module", () => {
     });
     const configs = evaluateModules<SystemConfig & { nix: { builderFleet?: unknown } }>(
       "system",
-      cases.map(({ options, caches = [] }, i) => [
+      cases.map(({ options, caches = [], signs }, i) => [
         clientModule,
-        `{ nix.builderFleet = ${renderNix({ file: files[i] ?? "", caches: caches.map((cache) => ({ ...cache })), ...options })}; }`,
+        `{ nix.builderFleet = ${renderNix({
+          file: files[i] ?? "",
+          caches: caches.map((cache) => ({ ...cache })),
+          ...(signs && { signingKey: `${defaultDirectory}/${signingKeyName}` }),
+          ...options,
+        })}; }`,
       ]),
     );
     const written = evaluateModules<SystemConfig>(
       "system",
-      cases.map(({ fleet, options, caches = [] }) => [
-        renderNixosModule(fleet, { ...options, settings: cacheSettings(caches) }),
+      cases.map(({ fleet, options, caches = [], signs = false }) => [
+        signs
+          ? forms.nixosModule.render(fleet, { caches, signs })
+          : renderNixosModule(fleet, { ...options, settings: cacheSettings(caches) }),
       ]),
     );
     for (const config of configs) delete config.nix.builderFleet;

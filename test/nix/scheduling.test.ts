@@ -9,6 +9,7 @@ import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { parseRequirements } from "../../src/nix/derivation.ts";
 import { renderMachines, storeUri } from "../../src/nix/machinesFile.ts";
 import { decide, type Candidate, type ClientCapabilities, type Requirements } from "../../src/nix/scheduling.ts";
+import { rowObstacle } from "../../src/nix/trust.ts";
 import { LocalFleet, system } from "../support/localFleet.ts";
 import { x86 } from "./fleets.ts";
 import { askBuildHook, readNixConf, temporaryDirectory } from "./realNix.ts";
@@ -186,6 +187,23 @@ describe("what is said", () => {
           a  refuses: builds x86_64-linux, not aarch64-linux; lacks the feature nixos-test
           b  refuses: takes only what requires its mandatory feature gpu"
     `);
+  });
+
+  it("says where a build would fail because the client's Nix has no rows at its level, though Nix picks the builder", () => {
+    const row = { ...x86, load: 0, trust: "signed" } as const;
+    const noRow = rowObstacle(row, "2.8.0", "2.31.2");
+    const { place, why } = decide(
+      { system: "x86_64-linux", requiredFeatures: [], preferLocal: false },
+      [{ ...row, noRow }],
+      { systems: ["x86_64-linux"], features: [], maxJobs: 0, nixVersion: "2.8.0" },
+    );
+    expect(place).toBe("nowhere");
+    expect(why).toMatch(
+      /^Nix picks .*which refuses: at trust signed .* 2\.16 or newer on both sides, and here it is 2\.8\.0; use it as a store$/,
+    );
+    expect(rowObstacle(row, "2.18.1", "2.15.0")).toContain("there it is 2.15.0");
+    expect(rowObstacle({ ...row, protocol: "ssh" }, "2.34", "2.34")).toContain("only ssh-ng");
+    for (const trust of ["full", undefined] as const) expect(rowObstacle({ ...row, trust }, "2.8.0")).toBeUndefined();
   });
 
   it("tells a full builder from one that refuses, and when Nix would build here", () => {

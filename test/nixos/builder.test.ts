@@ -191,6 +191,8 @@ describe("a builder's key files", () => {
       "keys/root": "ssh-ed25519 AAAAadmin\n",
       "keys/nix-builder": "restrict ssh-ed25519 AAAAclient\nrestrict ssh-ed25519 AAAAother\n",
       "keys/nix-builder-trusted": "restrict ssh-ed25519 AAAAroot\n",
+      // What `fleet bake` asks for: once a client was root, it may have left something.
+      "has-trusted-clients": "Clients at `trust: full` are, or were, root on this builder.\n",
     });
   });
 });

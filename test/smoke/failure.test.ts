@@ -25,7 +25,9 @@ describe("the reason of a failed build, in words", () => {
       "check `system`",
       false,
     ],
-    ["error: cannot add path '/nix/store/x' because it lacks a valid signature", "trusted-users", false],
+    ["error: cannot add path '/nix/store/x' because it lacks a valid signature", "set `trust: signed`", false],
+    ["error: cannot add path '/nix/store/x' because it lacks a signature by a trusted key", "`nix store sign`", false],
+    ["error: you are not privileged to build input-addressed derivations", "Nix 2.16 or newer on both sides", false],
     [
       "error: cannot open connection to remote store 'ssh-ng://root@x86': error: Nix daemon disconnected unexpectedly (maybe it crashed?)",
       "no Nix answers",

@@ -180,6 +180,7 @@ export const diskFolders = [
   "etc/nixos-boot",
   "etc/nix-start",
   "usr/local/sbin/nixos-rebuild",
+  "usr/local/sbin/systemctl",
   "etc/NIXOS",
   "etc/os-release",
   "etc/nix-ssh",

@@ -41,7 +41,7 @@ export class NixosInfect {
 /** Shell that turns an emulated host into what NixOS would be with nixos/builder.nix. */
 export function conversionStandIn(): string {
   const own = mkdtempSync(`${tmpdir()}/fleet-module-`);
-  const module = evaluateBuilder(own);
+  const module = evaluateBuilder(own, { trustedClients: true });
   const { config, forcedCommand } = sshdConfig(module);
   rmSync(own, { recursive: true });
   const system = systemOfThisMachine();
@@ -67,7 +67,8 @@ case " $(cat /etc/emulated-system 2>/dev/null) " in
 esac
 cat >/etc/nix/nix.conf <<CONF
 build-users-group = nixbld
-trusted-users = root nix-builder
+trusted-users = root $(! grep -q '"trustedClients": true' /etc/nixos/nix-builder/parameters.json || echo nix-builder-trusted)
+!include /etc/nixos/nix-builder/signing/nix.conf
 sandbox = true
 sandbox-fallback = false
 sandbox-paths = /bin/sh=$shell
@@ -82,6 +83,7 @@ EOF
 cat >/etc/nixos-boot <<'EOF'
 getent group nix-builder >/dev/null || echo 'nix-builder:x:29999:' >>/etc/group
 id -u nix-builder >/dev/null 2>&1 || echo 'nix-builder:x:29999:29999::/var/empty:/bin/sh' >>/etc/passwd
+id -u nix-builder-trusted >/dev/null 2>&1 || echo 'nix-builder-trusted:x:29998:29999::/var/empty:/bin/sh' >>/etc/passwd
 getent group nixbld >/dev/null || {
   members=
   for i in 1 2 3 4 5 6 7 8; do
@@ -91,7 +93,9 @@ getent group nixbld >/dev/null || {
   echo "nixbld:x:30000:$members" | sed 's/:,/:/' >>/etc/group
 }
 sed -i 's/^root:[^:]*:/root:*:/' /etc/shadow
-grep -q ^nix-builder: /etc/shadow || echo 'nix-builder:*:1::::::' >>/etc/shadow
+for user in nix-builder nix-builder-trusted; do
+  grep -q "^$user:" /etc/shadow || echo "$user:*:1::::::" >>/etc/shadow
+done
 mkdir -p /var/empty
 sh /etc/nix-start
 /usr/sbin/sshd -D -e -f /etc/sshd_nixos -o ListenAddress="$(cat /etc/emulated-address)":22 &
@@ -101,6 +105,12 @@ cat >/usr/local/sbin/nixos-rebuild <<'EOF'
 sh /etc/nix-start </dev/null >/dev/null 2>&1
 EOF
 chmod 755 /usr/local/sbin/nixos-rebuild
+cat >/usr/local/sbin/systemctl <<'EOF'
+#!/bin/sh
+[ "$*" = "try-restart nix-daemon.service" ] || exec /usr/bin/systemctl "$@"
+sh /etc/nix-start </dev/null >/dev/null 2>&1
+EOF
+chmod 755 /usr/local/sbin/systemctl
 echo 'ID=nixos' >/etc/os-release
 touch /etc/NIXOS
 `;
