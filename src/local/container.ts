@@ -129,7 +129,7 @@ export async function startContainer(container: Container): Promise<void> {
 }
 
 /** Has the daemon read its configuration again. Builds under way go on with what they began with. */
-export async function restartDaemon({ directory }: Container): Promise<void> {
+export async function restartDaemon(directory: string): Promise<void> {
   const pid = runningContainer(directory);
   if (pid === undefined) throw new Error(`the container of the builder in ${directory} has ended`);
   rmSync(socketOf(directory), { force: true });

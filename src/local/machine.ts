@@ -84,7 +84,7 @@ export async function startMachine(machine: LocalMachine, generation: string): P
       throw error;
     });
     writeFileSync(`${directory}/container.inputs`, inputs);
-  } else if (changed.has("conf/nix.conf") || changed.has("conf/signing-key")) await restartDaemon(container);
+  } else if (changed.has("conf/nix.conf") || changed.has("conf/signing-key")) await restartDaemon(directory);
   const listens = stands && listensOn(directory, socketOf(machine));
   if (known && !listens) await stopProcesses([`-f ${directory}/sshd_config`]);
   if (!listens) await startSshd(tools.sshd, machine);

@@ -6,6 +6,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { clientEnvironment } from "../client/environment.ts";
+import { oneLine } from "../machineText.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { fullTrust, type Trust } from "../nix/trust.ts";
@@ -65,7 +66,7 @@ export async function tryPrivileges(machine: BuildMachine, options: PrivilegeOpt
     for (const attempt of attempts) results.push(await tryOne(attempt, field, options));
     return results;
   } catch (error) {
-    const detail = `it could not be tried: ${error instanceof Error ? error.message : String(error)}`;
+    const detail = `it could not be tried: ${oneLine(error instanceof Error ? error.message : String(error))}`;
     return [
       {
         name: "refuses what only a trusted user may say",
@@ -106,7 +107,7 @@ async function tryOne({ name, attempt }: Attempt, field: Field, options: Privile
     return finish(options.ownMachine ? "failed" : "warned", `open: ${open}; ${remedy}`);
   } catch (error) {
     if (!(error instanceof ConnectionLost)) throw error;
-    return finish(options.ownMachine ? "failed" : "warned", `it could not be tried: ${error.message}`);
+    return finish(options.ownMachine ? "failed" : "warned", `it could not be tried: ${oneLine(error.message)}`);
   }
 }
 

@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vites
 import { parseMeasurement } from "../../src/bootstrap/measure.ts";
 import { attack, forbidden } from "../support/hostileText.ts";
 import { print, startHostileBuilder, type HostileBuilder } from "../support/hostileBuilder.ts";
+import { restartDaemon } from "../../src/local/container.ts";
 import { LocalFleet } from "../support/localFleet.ts";
 
 let evil: HostileBuilder;
@@ -36,7 +37,7 @@ async function verb(name: Verb, builder: Pick<HostileBuilder, "machine" | "clien
         const { askForAnswer, renderStatus } = await import(src + "/cli/status.ts");
         const { clientEnvironment } = await import(src + "/client/environment.ts");
         const answer = await askForAnswer(machine, clientEnvironment({ clientDirectory, store: dir + "/store" }));
-        await out(renderStatus([{ name: "evil", alias: "evil", systems: [], address: "a", verifiedInSeconds: null, ofService: false, ...answer }]));
+        await out(renderStatus([{ name: "evil", alias: "evil", systems: [], address: "a", verifiedInSeconds: null, ofService: false, rootClients: [], ...answer }]));
       },
       doctor: async () => {
         const { examineBuilder } = await import(src + "/doctor/builder.ts");
@@ -60,7 +61,7 @@ async function verb(name: Verb, builder: Pick<HostileBuilder, "machine" | "clien
       },
       provision: async () => {
         const { provision } = await import(src + "/provision/provision.ts");
-        await provision({ alias: "evil", address, port, hostKey, adminPrivateKey: key, keyFiles: {}, moduleFiles: {}, applied: "x", timeout: 4,
+        await provision({ alias: "evil", address, port, hostKey, adminPrivateKey: key, keyFiles: {}, signingFiles: {}, moduleFiles: {}, applied: "x", timeout: 4,
           timeoutKey: "t", stackDirectory: dir }, undefined, (progress) => { console.error("evil: " + progress); });
       },
       bake: async () => {
@@ -79,7 +80,7 @@ async function verb(name: Verb, builder: Pick<HostileBuilder, "machine" | "clien
   onTestFinished(() => void child.kill("SIGKILL"));
   const known = { address: server.address, port: server.port, hostKey: server.hostKey, key: server.clientKey };
   child.stdin.end(
-    JSON.stringify({ machine, clientDirectory, ...known, user: server.user, dir: `${server.dir}/stack` }),
+    JSON.stringify({ machine, clientDirectory, ...known, user: server.user, dir: `${server.dir}/.fleet/stacks/t` }),
   );
   const started = Date.now();
   const collect = async (stream: NodeJS.ReadableStream): Promise<Buffer> => {
@@ -174,12 +175,14 @@ describe("a builder whose builds say so", () => {
   afterAll(() => fleet.stop());
 
   /** Its `/bin/sh` is the test's: it does to each build what the script says. */
-  function shell(script: string): void {
+  async function shell(script: string): Promise<void> {
     const { directory } = fleet.builder("evil").local;
-    writeFileSync(`${directory}/evil-sh`, `#!/bin/busybox sh\n${script}\n`, { mode: 0o755 });
-    const conf = readFileSync(`${directory}/nix.conf`, "utf8");
-    const paths = `sandbox-paths = /bin/busybox=${directory}/busybox /bin/sh=${directory}/evil-sh`;
-    writeFileSync(`${directory}/nix.conf`, conf.replace(/^sandbox-paths = .*$/m, paths));
+    const conf = `${directory}/conf`;
+    writeFileSync(`${conf}/evil-sh`, `#!/bin/busybox sh\n${script}\n`, { mode: 0o755 });
+    const settings = readFileSync(`${conf}/nix.conf`, "utf8");
+    const paths = `sandbox-paths = /bin/busybox=/busybox /bin/sh=${conf}/evil-sh`;
+    writeFileSync(`${conf}/nix.conf`, settings.replace(/^sandbox-paths = .*$/m, paths));
+    await restartDaemon(directory);
   }
 
   it.each([
@@ -190,7 +193,7 @@ describe("a builder whose builds say so", () => {
       `w=$(/bin/busybox ${print(bytes.subarray(0, 20)).replace("| base64", "| /bin/busybox base64")}); echo "$w $w $w $w $w $w $w" >$out`,
     ],
   ])("in %s leaves verify fit for a terminal", { timeout: 60_000 }, async (_, script) => {
-    shell(script);
+    await shell(script);
     const { bytes: printed, said } = await verb("verify", {
       machine: fleet.builder("evil").machine,
       clientDirectory: fleet.clientDirectory,
@@ -207,9 +210,9 @@ describe("a builder whose builds say so", () => {
       const secret = `${fleet.directory}/secret`;
       writeFileSync(secret, "TOP SECRET");
       const builder = { machine: fleet.builder("evil").machine, clientDirectory: fleet.clientDirectory };
-      shell(`/bin/busybox ln -s ${secret} $out`);
+      await shell(`/bin/busybox ln -s ${secret} $out`);
       expect((await verb("verify", builder)).said).not.toContain("SECRET");
-      shell(`/bin/busybox head -c 400000000 /dev/zero >$out`);
+      await shell(`/bin/busybox head -c 400000000 /dev/zero >$out`);
       const { peakMiB, said } = await verb("verify", builder);
       expect(said).toContain("not verified");
       expect(peakMiB).toBeLessThan(250);

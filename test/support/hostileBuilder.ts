@@ -49,7 +49,7 @@ export async function startHostileBuilder(address: string, banner = ""): Promise
     mandatoryFeatures: [],
     publicHostKey: toPublicHostKey(server.hostKey),
   };
-  const clientDirectory = `${server.dir}/stack/client`;
+  const clientDirectory = `${server.dir}/.fleet/stacks/t/client`;
   mkdirSync(clientDirectory, { recursive: true });
   writeClientDirectory(clientDirectory, {
     ...clientFiles([machine], { directory: clientDirectory }),
