@@ -9,6 +9,8 @@ import { clientEnvironment } from "../../src/client/environment.ts";
 import { enterUser, runningContainer } from "../../src/local/container.ts";
 import { startMachine } from "../../src/local/machine.ts";
 import { machineGeneration } from "../../src/local/plan.ts";
+import { storeUri } from "../../src/nix/machinesFile.ts";
+import { DaemonConnection } from "../../src/smoke/daemonConnection.ts";
 import { findLocalTools } from "../../src/local/tools.ts";
 import { wasStopped } from "../support/attack.ts";
 import { LocalFleet, system } from "../support/localFleet.ts";
@@ -226,6 +228,62 @@ describe("a build with network", () => {
   it("has no network without a fixed output", async () => {
     const lines = await build("busybox ip route 2>&1; busybox ip -4 addr show | busybox grep -c inet 2>&1");
     expect(lines.join("\n")).not.toMatch(/default via/);
+  });
+});
+
+describe("a fully trusted client", () => {
+  it("has the daemon run its hook, and the hook is nobody on this machine", async () => {
+    const { directory: folder } = fleet.builder("t-a").local;
+    const hook = [
+      "#!/busybox sh",
+      "exec > $NIX_STATE_DIR/hook 2>&1",
+      "/busybox id -u",
+      `/busybox cat /etc/shadow ${folder}/ssh_host_ed25519_key ${fleet.directory}/passphrase`,
+      "echo x >> /proc/sys/kernel/core_pattern",
+      "/busybox ls /root /home",
+      "/busybox nc 127.0.0.1 22",
+    ].join("\n");
+    const script = await fleet.nixBuild(
+      derivation(
+        `busybox printf '%s\\n' "$hook" > $out; busybox chmod +x $out`,
+        `hook = ''${hook.replaceAll("$", "''$")}'';`,
+      ),
+    );
+    expect(script.failed, script.all).toBe(false);
+    const instantiated = await execa("nix-instantiate", ["-E", derivation("echo > $out")], {
+      env: clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/store` }),
+    });
+    const drv = instantiated.stdout.trim();
+    await execa("nix", ["copy", "--to", storeUri(fleet.builder("t-a").machine), "--derivation", drv], {
+      env: clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/store` }),
+    });
+    const connection = await DaemonConnection.open({
+      alias: "t-a",
+      clientDirectory: fleet.clientDirectory,
+      patience: 20,
+    });
+    onTestFinished(() => {
+      connection.close();
+    });
+    await connection.setOptions({ "post-build-hook": `${folder}/root${script.stdout.trim()}` });
+    await connection.buildPaths([`${drv}!out`]);
+    const said = readFileSync(`${folder}/state/hook`, "utf8");
+    const [uid] = said.split("\n");
+    // Root there, somebody without an account, or the ordinary user who runs the builder, here.
+    expect(uid).toBe(isRoot ? "0" : "1000");
+    const owner = statSync(`${folder}/state/hook`).uid;
+    expect(owner).not.toBe(0);
+    expect(said).toContain("/etc/shadow': No such file");
+    expect(said).toContain("ssh_host_ed25519_key': No such file");
+    expect(said).toContain("passphrase': No such file");
+    expect(said).toMatch(/core_pattern: Permission denied/);
+    expect(said).toMatch(/127\.0\.0\.1.*Connection refused/);
+    wasStopped({
+      attack: "a fully trusted client's hook",
+      tried:
+        "SetOptions by hand with post-build-hook: the hook runs, and reads shadow, host key, passphrase, writes core_pattern, connects to port 22",
+      stopped: "it is root of the builder's container alone, where none of that is",
+    });
   });
 });
 
