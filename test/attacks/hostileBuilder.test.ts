@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { stops } from "../support/attack.ts";
 import { parseMeasurement } from "../../src/bootstrap/measure.ts";
 import { attack, forbidden } from "../support/hostileText.ts";
 import { print, startHostileBuilder, type HostileBuilder } from "../support/hostileBuilder.ts";
@@ -101,6 +102,12 @@ type Verb = (typeof verbs)[number];
 const forged = /^ *0\.1 s {2}arm: verified|^verified$/m;
 
 describe("a builder that answers with control sequences in every place", () => {
+  stops({
+    attack: "a builder draws on the terminal",
+    tried: "control sequences, bidirectional text and forged lines in every answer, for every verb",
+    stopped: "what a machine says is made plain where it comes in and where it is printed",
+  });
+
   it.each(verbs)("leaves %s fit for a terminal", { timeout: 60_000 }, async (name) => {
     evil.answer(talk);
     const { bytes: printed, said } = await verb(name);
@@ -221,6 +228,12 @@ describe("a builder whose builds say so", () => {
 });
 
 describe("a builder without end", () => {
+  stops({
+    attack: "a builder sends without end",
+    tried: "yes, lines of 100 MB, silence, a drip, for every verb",
+    stopped: "each question has a limit of time and of bytes",
+  });
+
   const limits = { status: 30, doctor: 60, verify: 30, refusals: 60, provision: 30, bake: 30 };
 
   it.each(

@@ -3,6 +3,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import fc from "fast-check";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { stops } from "../support/attack.ts";
 import { parse } from "yaml";
 import { parseGithubWorkflow, renderGithubWorkflow } from "../../src/ci/githubWorkflow.ts";
 import { findLocalTools } from "../../src/local/tools.ts";
@@ -209,6 +210,12 @@ function filesWith(text: string, folder: string): string[] {
 }
 
 describe.each([["the installed Nix"], ["a current Nix"]])("its steps, run with %s against a real builder", (which) => {
+  stops({
+    attack: "a pull request's flake takes the client's key",
+    tried: "reads it by path, has nixConfig run a hook, has the runner build, names attributes like commands",
+    stopped: "evaluation is pure and comes first; the key is in an agent's memory; the runner builds nothing",
+  });
+
   let builder: LocalBuilder;
   let runner: Runner;
   let secret: string;

@@ -2,6 +2,7 @@
 import { existsSync, statfsSync } from "node:fs";
 import { execa } from "execa";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
+import { stops } from "../support/attack.ts";
 import { runInRemoteStore } from "../../src/cli/remoteStore.ts";
 import { CliError } from "../../src/cli/stack.ts";
 import { takeBack } from "../../src/cli/takeBack.ts";
@@ -70,6 +71,14 @@ beforeAll(() => {
 }, 300_000);
 
 describe.each(clients)("with %s, a client", (which) => {
+  stops({
+    attack: "a builder plants paths in the client's store",
+    tried:
+      "--remote-store: names other paths as references or results, sends content that the hash doesn't fit, sends without end",
+    stopped:
+      "only outputs of what was evaluated come back, by name; the rest is refused, or checked by hash or signature",
+  });
+
   let bin: string | undefined;
   const tag = which.replaceAll(" ", "-");
   beforeEach((context) => {

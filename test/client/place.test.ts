@@ -15,6 +15,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { stops } from "../support/attack.ts";
 import { placeProblem } from "../../src/client/place.ts";
 import { writeClientDirectory } from "../../src/client/directory.ts";
 import { checkout } from "../../tools/launch.mjs";
@@ -47,6 +48,12 @@ it("is a folder that this user's own group can write to, and one that a link of 
 });
 
 describe("is never a folder", () => {
+  stops({
+    attack: "another user waits for a client's key",
+    tried: "a folder for fleet client that others own or can write to, also above it and behind links",
+    stopped: "it is refused before anything is written; the key is made with its mode",
+  });
+
   it.each([
     ["that all can write to", 0o777, "", "others can write to"],
     ["that all can write to, with the sticky bit", 0o1777, "", "others can write to"],

@@ -12,6 +12,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { stops } from "../support/attack.ts";
 import { removeTree } from "../../src/local/folders.ts";
 import { checkout } from "../../tools/launch.mjs";
 
@@ -80,6 +81,12 @@ describe("what is removed", () => {
 });
 
 describe("a link that somebody planted", () => {
+  stops({
+    attack: "a link in a stack's folder",
+    tried: "links in place of a builder, a stack, or what lies above it, before destroy",
+    stopped: "links are removed and never followed",
+  });
+
   it("in a builder's folder is removed, and not what it leads to", () => {
     symlinkSync(`${root}/elsewhere`, `${stacks}/dev/machines/x86/root/nix/store/link`);
     symlinkSync(`${root}/elsewhere/x86/file`, `${stacks}/dev/machines/x86/file`);

@@ -9,6 +9,7 @@ import { join } from "node:path";
 import structProto from "google-protobuf/google/protobuf/struct_pb.js";
 import providerProto from "@pulumi/pulumi/proto/provider_pb.js";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { stops } from "../support/attack.ts";
 import { refusalOf } from "../../tools/plugins/peer.ts";
 import { pluginsUnderTest } from "./pluginUnderTest.ts";
 
@@ -134,6 +135,13 @@ async function decision(): Promise<string> {
 }
 
 describe.runIf(substitute !== undefined)("a process of another user", () => {
+  stops({
+    attack: "another user of this machine, while up runs",
+    tried:
+      "gRPC Create of a command at a plugin's port: plain, over IPv6, half-closed, reset, from a port that this user reuses",
+    stopped: "the substitutes look up whose the other end is before they read a byte",
+  });
+
   it("sends what runs a command, if this user sends it", async () => {
     await ourselves(await request("ours"));
     await expect.poll(() => ran("ours")).toBe(true);

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { execa } from "execa";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { stops } from "../support/attack.ts";
 import { DaemonConnection } from "../../src/smoke/daemonConnection.ts";
 import { tryPrivileges } from "../../src/smoke/privileges.ts";
 import type { Trust } from "../../src/nix/trust.ts";
@@ -24,6 +25,13 @@ const openAtFull = [
 ];
 
 describe.each(["the installed Nix", "a current Nix"])("a builder with %s", (which) => {
+  stops({
+    attack: "a client that isn't trusted sets the daemon up",
+    tried:
+      "messages by hand: post-build-hook, build-hook, sandbox-paths, builders, substituters, unsigned paths and more",
+    stopped: "at none and signed the daemon takes none of it; at full npx fleet verify says what is open",
+  });
+
   let builder: LevelBuilder;
   beforeAll(async () => {
     if ("missing" in found) return;

@@ -1,5 +1,5 @@
 /** What attacks tried and what stopped them: the tests note it, and the reporter prints it as a table at the end of a run. */
-import { TestRunner } from "vitest";
+import { beforeAll, TestRunner } from "vitest";
 
 /** One line of the table. */
 export interface Attack {
@@ -22,4 +22,12 @@ export function wasStopped(attack: Attack): void {
   const test = TestRunner.getCurrentTest();
   if (test === undefined) throw new Error("an attack is noted by a test");
   test.meta.attacks = [...(test.meta.attacks ?? []), attack];
+}
+
+/** Notes an attack that the tests of the surrounding `describe` try: it counts as stopped if all of them pass. */
+export function stops(attack: Attack): void {
+  // eslint-disable-next-line no-empty-pattern -- Vitest reads from the pattern which fixtures are wanted
+  beforeAll(({}, suite) => {
+    suite.meta.attacks = [...(suite.meta.attacks ?? []), attack];
+  });
 }

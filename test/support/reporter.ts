@@ -27,6 +27,9 @@ export default class CountingReporter implements Reporter {
     for (const module of modules) {
       // A file that can't be loaded has no tests that could fail.
       if (module.errors().length > 0) counts.failed += 1;
+      for (const suite of module.children.allSuites()) {
+        if (suite.ok()) attacks.push(...(suite.meta().attacks ?? []));
+      }
       for (const test of module.children.allTests()) {
         const result = test.result();
         if (result.state === "passed") attacks.push(...(test.meta().attacks ?? []));
@@ -53,6 +56,8 @@ function renderAttacks(attacks: readonly Attack[]): string {
     wordWrap: true,
     style: { head: [], border: [] },
   });
-  for (const { attack, tried, stopped } of attacks) table.push([attack, tried, stopped]);
+  // What is tried with two versions of Nix is said once.
+  const rows = new Map(attacks.map(({ attack, tried, stopped }) => [attack, [attack, tried, stopped]]));
+  for (const row of rows.values()) table.push(row);
   return table.toString();
 }
