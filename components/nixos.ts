@@ -105,7 +105,6 @@ export function provisionNixos(name: string, args: NixosArgs, parent: pulumi.Res
       // The key that opened it the last time brings in a new one.
       addPreviousOutputInEnv: true,
       triggers: [resource.id],
-      logging: "stderr",
     },
     { parent, deletedWith: resource, additionalSecretOutputs: ["stdout"] },
   );
