@@ -28,6 +28,8 @@ export function builderParameters(
   return {
     provider: spec.provider,
     maxJobs: spec.maxJobs ?? null,
+    timeout: spec.timeout,
+    maxSilentTime: spec.maxSilentTime,
     trustedClients: [fleet, ...fleet.clients].some(({ trust }) => trust === "full"),
     systemFeatures: [...new Set([...spec.supportedFeatures, ...spec.mandatoryFeatures])],
     keepDays: 14,
