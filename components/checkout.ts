@@ -2,12 +2,13 @@
 import * as pulumi from "@pulumi/pulumi";
 
 /**
- * Arguments that all commands share: nothing of earlier runs in the environment.
+ * Arguments that all commands share: nothing of earlier runs in the environment, and standard error alone is logged, whose lines
+ * `complain` cuts. The genuine plugin hangs on lines of 64 KiB in what it logs, and on standard output there is data.
  *
  * They run in the project's folder, as plugins do. No `dir`: it would stay in the state, and a checkout that was moved couldn't
  * be destroyed.
  */
-export const commandDefaults = { addPreviousOutputInEnv: false } as const;
+export const commandDefaults = { addPreviousOutputInEnv: false, logging: "stderr" } as const;
 
 /**
  * Command text that runs a script of `src` with the Node that runs this program's scripts, the one on PATH.

@@ -28,6 +28,8 @@ export function builderParameters(
   return {
     provider: spec.provider,
     maxJobs: spec.maxJobs ?? null,
+    timeout: spec.timeout,
+    maxSilentTime: spec.maxSilentTime,
     trustedClients: [fleet, ...fleet.clients].some(({ trust }) => trust === "full"),
     systemFeatures: [...new Set([...spec.supportedFeatures, ...spec.mandatoryFeatures])],
     keepDays: 14,
@@ -105,7 +107,6 @@ export function provisionNixos(name: string, args: NixosArgs, parent: pulumi.Res
       // The key that opened it the last time brings in a new one.
       addPreviousOutputInEnv: true,
       triggers: [resource.id],
-      logging: "stderr",
     },
     { parent, deletedWith: resource, additionalSecretOutputs: ["stdout"] },
   );

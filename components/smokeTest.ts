@@ -52,7 +52,6 @@ export class SmokeTest extends command.Command {
         create: scriptCommand("smoke/main.ts"),
         environment: { FLEET_SMOKE_TEST: test.apply((value) => JSON.stringify(value)) },
         triggers: [...args.triggers],
-        logging: "stderr",
       },
       opts,
     );

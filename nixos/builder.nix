@@ -91,6 +91,9 @@ in
       # Whoever is trusted is root here: docs/security.md. The group has no name here, because all client users are in it.
       trusted-users = [ "root" ] ++ (if parameters.trustedClients then [ "nix-builder-trusted" ] else [ ]);
       system-features = parameters.systemFeatures;
+      # Over ssh-ng the client's own limits don't reach the builder.
+      timeout = parameters.timeout;
+      max-silent-time = parameters.maxSilentTime;
       builders-use-substitutes = true;
       sandbox = true;
       sandbox-fallback = false;

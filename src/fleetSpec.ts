@@ -4,6 +4,7 @@ import { isIP } from "node:net";
 import * as z from "zod";
 import { awsBuilderFields, awsSchema, wrongAwsBuilder } from "./aws/schema.ts";
 import type { AwsBuilderFields, AwsFleetSpec } from "./aws/schema.ts";
+import { defaultBuildLimits, type BuildLimits } from "./bootstrap/defaults.ts";
 import { accessSchema, expiresSchema, hcloudBuilderFields, hcloudSchema, wrongCandidate } from "./hcloud/schema.ts";
 import type { AccessSpec, HcloudBuilderFields, HcloudFleetSpec } from "./hcloud/schema.ts";
 import {
@@ -59,8 +60,20 @@ const everyBuilder = {
   protocol: z.enum(protocols, "ssh-ng or ssh").default("ssh-ng"),
 };
 
-const localBuilder = z.strictObject({
+const seconds = z
+  .int("a whole number of seconds, 0 for no limit")
+  .min(0, "0 or more")
+  .max(largestNumber, `at most ${largestNumber}`);
+
+/** A builder whose Nix the fleet configures. */
+const ownBuilder = {
   ...everyBuilder,
+  timeout: seconds.default(defaultBuildLimits.timeout),
+  maxSilentTime: seconds.default(defaultBuildLimits.maxSilentTime),
+};
+
+const localBuilder = z.strictObject({
+  ...ownBuilder,
   provider: z.literal("local"),
   count: atLeastOne.max(64, "at most 64").default(1),
   address: z
@@ -111,14 +124,14 @@ const service = z.union(
 );
 
 const hcloudBuilder = z.strictObject({
-  ...everyBuilder,
+  ...ownBuilder,
   provider: z.literal("hcloud"),
   count: atLeastOne.max(64, "at most 64").default(1),
   ...hcloudBuilderFields,
 });
 
 const awsBuilder = z.strictObject({
-  ...everyBuilder,
+  ...ownBuilder,
   provider: z.literal("aws"),
   count: atLeastOne.max(64, "at most 64").default(1),
   ...awsBuilderFields,
@@ -168,7 +181,7 @@ interface BuilderSpecBase {
 }
 
 /** A builder that is an sshd and a Nix store of its own on this machine. */
-export interface LocalBuilderSpec extends BuilderSpecBase {
+export interface LocalBuilderSpec extends BuilderSpecBase, BuildLimits {
   readonly provider: "local";
   /** IPv4 loopback address that its sshd listens on. */
   readonly address: string;
@@ -188,12 +201,12 @@ export interface ExistingBuilderSpec extends BuilderSpecBase {
 }
 
 /** A builder that is a server of Hetzner Cloud. */
-export interface HcloudBuilderSpec extends BuilderSpecBase, HcloudBuilderFields {
+export interface HcloudBuilderSpec extends BuilderSpecBase, BuildLimits, HcloudBuilderFields {
   readonly provider: "hcloud";
 }
 
 /** A builder that is an EC2 instance. */
-export interface AwsBuilderSpec extends BuilderSpecBase, AwsBuilderFields {
+export interface AwsBuilderSpec extends BuilderSpecBase, BuildLimits, AwsBuilderFields {
   readonly provider: "aws";
 }
 

@@ -83,8 +83,8 @@ export const clientPublicKey = fleet.clientIdentity.publicKey;
 export const clientPrivateKey = fleet.clientIdentity.privateKey;
 /** Client name → private key, for `clients` whose key pair was made here. A secret. */
 export const clientPrivateKeys = pulumi.secret(fleet.clientPrivateKeys);
-/** The key with which the same client signs what it builds; only at the level `signed`. A secret. */
-export const clientSigningKey = fleet.clientSigningKey;
+/** The key with which the same client signs what it builds; empty but at the level `signed`. A secret. */
+export const clientSigningKey = fleet.clientSigningKey ?? pulumi.secret("");
 /** Client name → the same, for `clients` at `signed`. A secret. */
 export const clientSigningKeys = pulumi.secret(fleet.clientSigningKeys);
 /** The key that opens root on the builders. A secret. */

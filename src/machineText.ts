@@ -91,6 +91,18 @@ export function plainJson(value: unknown, indentation = 0): string {
   );
 }
 
+/**
+ * Text whose lines are cut where they are longer than a person reads.
+ *
+ * @param most Characters of a line, of up to three bytes each. Default: 4000.
+ */
+export function cutLines(text: string, most = 4000): string {
+  return text
+    .split("\n")
+    .map((line) => shorten(line, most))
+    .join("\n");
+}
+
 function shorten(text: string, most: number, whole = 0): string {
   const length = Math.max(text.length, whole);
   if (length <= most) return text;

@@ -2,16 +2,19 @@
  * The one place where this program prints. A lint rule keeps `console` out of all other files of `src` and `components`, so that no
  * text of a machine reaches a terminal as it came.
  */
-import { plainJson, plainText } from "./machineText.ts";
+import { cutLines, plainJson, plainText } from "./machineText.ts";
 
 /** Prints on standard output. */
 export function say(text: string): void {
   console.log(plainText(text));
 }
 
-/** Prints on standard error: progress, and what went wrong. */
+/**
+ * Prints on standard error: progress, and what went wrong. Lines that are very long are cut: the genuine plugin `command` hangs where a
+ * script prints one of 64 KiB.
+ */
 export function complain(text: string): void {
-  console.error(plainText(text));
+  console.error(cutLines(plainText(text)));
 }
 
 /**

@@ -28,6 +28,19 @@ describe("a fleet's configuration", () => {
     });
   });
 
+  it("limits builds where the fleet configures Nix, some day by default", () => {
+    expect(parse(x86).builders[0]).toMatchObject({ timeout: 172_800, maxSilentTime: 14_400 });
+    expect(parse({ ...x86, timeout: 0, maxSilentTime: 60 }).builders[0]).toMatchObject({
+      timeout: 0,
+      maxSilentTime: 60,
+    });
+    expect(refusal({ builders: [{ ...x86, timeout: -1 }] })).toMatch(/timeout.*0 or more/);
+    expect(refusal({ builders: [{ ...x86, maxSilentTime: "1h" }] })).toMatch(
+      /maxSilentTime.*a whole number of seconds/,
+    );
+    expect(refusal({ builders: [{ ...own, timeout: 60 }] })).toMatch(/timeout/);
+  });
+
   it("makes several of a kind without renaming or moving the first", () => {
     const one = parse(x86, { ...x86, name: "other" }).builders;
     const three = parse({ ...x86, count: 3 }, { ...x86, name: "other" }).builders;

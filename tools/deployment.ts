@@ -74,6 +74,7 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
     execa("pulumi", ["up", "--yes", "--skip-preview", "--json"], {
       cwd: checkout,
       env: run.env,
+      extendEnv: false,
       stdin: "ignore",
       buffer: { stdout: false },
       reject: false,

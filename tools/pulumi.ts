@@ -21,6 +21,7 @@ import {
   ownBackend,
   plainStack,
   project,
+  pulumiHome,
   stackNames,
   whichStack,
 } from "./stack.ts";
@@ -42,12 +43,7 @@ export async function pulumiEnvironment(
   directory: string = checkout,
   choice: { readonly stack?: string | undefined; readonly withoutPassphrase?: boolean } = {},
 ): Promise<NodeJS.ProcessEnv> {
-  const env: NodeJS.ProcessEnv = {
-    PULUMI_SKIP_UPDATE_CHECK: "true",
-    // Otherwise the CLI downloads the plugins of all @pulumi packages, used or not, whatever their checksums.
-    PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
-    ...discreetEnvironment(toolchain.env, say),
-  };
+  const env = engineEnvironment(discreetEnvironment(toolchain.env, say));
   keepPrivate(join(directory, ".fleet"));
   const stack = whichStack(env, choice.stack, directory);
   if (hasOwnBackend(env)) return env;
@@ -60,6 +56,23 @@ export async function pulumiEnvironment(
   }
   // What is selected the CLI knows itself, and says so in its lists.
   if (!env["PULUMI_STACK"] && plainStack(env, directory) === defaultStack) env["PULUMI_STACK"] = defaultStack;
+  return env;
+}
+
+/**
+ * A person's environment as the CLI, its plugins and the commands that these run get it: whole, so it must not be merged with that of
+ * this process again.
+ */
+export function engineEnvironment(person: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const env: NodeJS.ProcessEnv = {
+    PULUMI_SKIP_UPDATE_CHECK: "true",
+    // Otherwise the CLI downloads the plugins of all @pulumi packages, used or not, whatever their checksums.
+    PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
+    ...person,
+    PULUMI_HOME: pulumiHome(person),
+  };
+  // Every connection has a key of the fleet's. The genuine plugin `command` dials the agent all the same, and fails where it is gone.
+  delete env["SSH_AUTH_SOCK"];
   return env;
 }
 

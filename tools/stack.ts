@@ -1,7 +1,7 @@
 /** Which stack a command works on, and in which backend: one answer for `npm start`, `npm run pulumi` and `npx fleet`. */
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
-import { homedir } from "node:os";
+import { existsSync, readFileSync } from "node:fs";
+import { homedir, userInfo } from "node:os";
 import { join } from "node:path";
 import { stackNameProblem } from "../src/stackName.ts";
 import { checkout, LaunchError } from "./launch.mjs";
@@ -109,8 +109,24 @@ function login(env: NodeJS.ProcessEnv): string | undefined {
   return credentials?.current || undefined;
 }
 
-function pulumiHome(env: NodeJS.ProcessEnv): string {
-  return env["PULUMI_HOME"] ?? join(env["HOME"] ?? homedir(), ".pulumi");
+/**
+ * Where the CLI keeps logins, selected stacks and plugins: the folder of `PULUMI_HOME`, else `.pulumi` in the account's home, wherever
+ * `HOME` points. Only where the account has no home, so that the CLI by itself would fail, it is `.pulumi` in `HOME`.
+ *
+ * @param account The account's home, empty where the user has no account. Default: that of this process's user.
+ */
+export function pulumiHome(env: NodeJS.ProcessEnv, account: string = accountHome()): string {
+  if (env["PULUMI_HOME"]) return env["PULUMI_HOME"];
+  return join(existsSync(account) ? account : env["HOME"] || homedir(), ".pulumi");
+}
+
+/** By the account database, as the CLI asks it; a container's user may have no entry there. */
+function accountHome(): string {
+  try {
+    return userInfo().homedir;
+  } catch {
+    return "";
+  }
 }
 
 function readJson(path: string): unknown {

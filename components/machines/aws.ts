@@ -68,7 +68,6 @@ export class AwsAccount extends pulumi.ComponentResource {
         update: newStack,
         delete: scriptCommand("aws/main.ts", "sweep"),
         environment: this.environment,
-        logging: "stderr",
       },
       child,
     ).stdout.apply((stdout) => stdout.trim());
@@ -145,7 +144,6 @@ export class AwsAccount extends pulumi.ComponentResource {
         stdin: this.tagsOf(spec).apply((own) => JSON.stringify(own)),
         environment: this.environment,
         triggers: [held.stdout],
-        logging: "stderr",
       },
       { parent: this, dependsOn: [...this.#held.values()] },
     );
@@ -171,7 +169,6 @@ export class AwsAccount extends pulumi.ComponentResource {
         update: hold,
         stdin: wanted.apply((value) => JSON.stringify(value)),
         environment: this.environment,
-        logging: "stderr",
       },
       { parent: this },
     );
@@ -255,7 +252,6 @@ export class AwsAccount extends pulumi.ComponentResource {
           .all([pulumi.all(this.#ids), this.tags])
           .apply(([keep, own]) => JSON.stringify({ keep, tags: own })),
         environment: this.environment,
-        logging: "stderr",
       },
       { parent: this },
     );

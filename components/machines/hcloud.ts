@@ -63,7 +63,6 @@ export class HcloudProject extends pulumi.ComponentResource {
         update: newStack,
         delete: scriptCommand("hcloud/main.ts", "sweep"),
         environment: this.environment,
-        logging: "stderr",
       },
       child,
     ).stdout.apply((stdout) => stdout.trim());
@@ -110,7 +109,6 @@ export class HcloudProject extends pulumi.ComponentResource {
         environment: pulumi
           .all([this.environment, stack])
           .apply(([access, id]) => ({ ...access, [stackVariable]: id })),
-        logging: "stderr",
       },
       {
         ...child,
@@ -153,7 +151,6 @@ export class HcloudProject extends pulumi.ComponentResource {
         stdin: this.labelsOf(spec).apply((own) => JSON.stringify(own)),
         environment: this.environment,
         triggers: [held.stdout],
-        logging: "stderr",
       },
       { parent: this, dependsOn: [...this.#held.values()] },
     );
@@ -174,7 +171,6 @@ export class HcloudProject extends pulumi.ComponentResource {
         update: hold,
         stdin: wanted.apply((value) => JSON.stringify(value)),
         environment: this.environment,
-        logging: "stderr",
       },
       { parent: this },
     );
@@ -192,7 +188,6 @@ export class HcloudProject extends pulumi.ComponentResource {
         update: tidy,
         stdin: pulumi.all([keep, this.labels]).apply(([ids, own]) => JSON.stringify({ keep: ids, labels: own })),
         environment: this.environment,
-        logging: "stderr",
       },
       { parent: this },
     );

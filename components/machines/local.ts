@@ -83,6 +83,8 @@ export class LocalMachine extends pulumi.ComponentResource implements Machine {
           address: spec.address,
           port: spec.port,
           system: spec.system,
+          timeout: spec.timeout,
+          maxSilentTime: spec.maxSilentTime,
           features: [...spec.supportedFeatures, ...spec.mandatoryFeatures],
           hostPrivateKey,
           clients,

@@ -1,6 +1,7 @@
 /** The files of a NixOS builder, the same for every provider: what nixos/builder.nix finds beside it. */
 import { createHash } from "node:crypto";
 import { basename } from "node:path";
+import type { BuildLimits } from "./defaults.ts";
 import type { ClientKey, Trust } from "../nix/trust.ts";
 
 /** Folder on the builder; NixOS and nixos-infect leave /etc/nixos alone. */
@@ -19,7 +20,7 @@ export const builderUsers = {
 export const trustingMark = `${builderDirectory}/has-trusted-clients`;
 
 /** What nixos/builder.nix reads from parameters.json. */
-export interface BuilderParameters {
+export interface BuilderParameters extends BuildLimits {
   readonly provider: "hcloud" | "aws";
   /** Derivations at once; `null`: by the machine's size, see `defaults.ts`. */
   readonly maxJobs: number | null;

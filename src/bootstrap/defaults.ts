@@ -22,6 +22,23 @@ export interface SizeDefaults {
   readonly maxFreeMiB: number;
 }
 
+/**
+ * Limits of every build, in seconds; 0: none. They stand in the builder's own configuration: over `ssh-ng` a client's `timeout` and
+ * `max-silent-time` don't reach it.
+ */
+export interface BuildLimits {
+  /** Nix's `timeout`: of a build as a whole. */
+  readonly timeout: number;
+  /** Nix's `max-silent-time`: in which a build prints nothing. */
+  readonly maxSilentTime: number;
+}
+
+/**
+ * So that a build that hangs gives its slot back some day, and no sound one is ended: nixpkgs grants its longest build two days
+ * (`meta.timeout` of chromium), Hydra two hours of silence unless a build asks for more.
+ */
+export const defaultBuildLimits: BuildLimits = { timeout: 2 * 24 * 3600, maxSilentTime: 4 * 3600 };
+
 /** Memory that a derivation is reckoned with: compilers of large C++ programs take about 2 GiB for each process. */
 const memoryPerJobMiB = 2048;
 

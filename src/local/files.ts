@@ -151,6 +151,8 @@ function nixConf(machine: LocalMachine, account: LocalAccount, withBuildUsers: b
     `secret-key-files = ${machine.directory}/conf/signing-key`,
     `max-jobs = ${maxJobs}`,
     `cores = ${defaults.cores}`,
+    `timeout = ${machine.timeout}`,
+    `max-silent-time = ${machine.maxSilentTime}`,
     `min-free = ${defaults.minFreeMiB * 2 ** 20}`,
     `max-free = ${defaults.maxFreeMiB * 2 ** 20}`,
     // An emulated builder is for its own system alone; nothing of this machine's comes with it.

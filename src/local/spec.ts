@@ -1,9 +1,10 @@
 /** What the script that runs local builders is told: the contract between the program and `main.ts`. */
+import type { BuildLimits } from "../bootstrap/defaults.ts";
 import type { System } from "../nix/system.ts";
 import type { ClientKey } from "../nix/trust.ts";
 
 /** One local builder, sent as JSON on the script's standard input because it holds the private host key. */
-export interface LocalMachine {
+export interface LocalMachine extends BuildLimits {
   /** Folder of its own; holds everything, the Nix store included. */
   readonly directory: string;
   /** IPv4 loopback address and TCP port of its sshd. */

@@ -1,5 +1,6 @@
 import { spawnSync } from "node:child_process";
 import { describe, expect, it } from "vitest";
+import { defaultBuildLimits } from "../../src/bootstrap/defaults.ts";
 import { parse } from "yaml";
 import * as z from "zod";
 import { cloudConfig, type Birth } from "../../src/bootstrap/cloudConfig.ts";
@@ -18,6 +19,7 @@ const birth: Birth = {
   parameters: {
     provider: "hcloud",
     maxJobs: null,
+    ...defaultBuildLimits,
     trustedClients: false,
     systemFeatures: [],
     keepDays: 14,

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { execa } from "execa";
 import { afterAll, describe, expect, it } from "vitest";
+import { defaultBuildLimits } from "../../src/bootstrap/defaults.ts";
 import { cloudConfig, type Birth } from "../../src/bootstrap/cloudConfig.ts";
 import { findCloudInit } from "../../tools/setup/cloudInit.ts";
 import { thisHost } from "../../tools/setup/host.ts";
@@ -47,6 +48,7 @@ describe.skipIf(cloudInit === undefined)("real cloud-init", { timeout: 60_000 },
     parameters: {
       provider: "hcloud",
       maxJobs: null,
+      ...defaultBuildLimits,
       systemFeatures: ["big-parallel"],
       keepDays: 14,
       trustedClients: false,

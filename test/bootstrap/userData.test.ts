@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { defaultBuildLimits } from "../../src/bootstrap/defaults.ts";
 import { ec2UserDataLimit, instanceUserData } from "../../src/bootstrap/userData.ts";
 
 const builderNix = readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8");
@@ -24,6 +25,7 @@ const birth = {
   parameters: {
     provider: "aws",
     maxJobs: null,
+    ...defaultBuildLimits,
     systemFeatures: ["big-parallel"],
     keepDays: 14,
     trustedClients: false,

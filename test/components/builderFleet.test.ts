@@ -75,6 +75,13 @@ describe("the fleet's wiring", () => {
     expect(JSON.stringify(find("client-files").inputs["stdin"])).not.toContain("PRIVATE admin");
   });
 
+  it("has standard error alone logged, which scripts cut into lines that every plugin can log", () => {
+    for (const { name, inputs } of registered.filter(({ type }) => type === "command:local:Command"))
+      expect([name, inputs["logging"]]).toEqual([name, "stderr"]);
+    for (const { name, inputs } of registered.filter(({ type }) => type === "command:remote:Command"))
+      expect([name, inputs["logging"]]).toEqual([name, "none"]);
+  });
+
   it("has a way back for everything that it makes on this machine", () => {
     for (const name of ["workspace", "emulation-aarch64-linux", "x86", "arm", "client-files"]) {
       expect(find(name).inputs["delete"], name).toMatch(/ (sweep|unregister-emulation|remove) /);

@@ -133,7 +133,7 @@ describe("npm start", () => {
       expect(output).toContain("Deploying stack dev");
     }
     expect((await start()).output).toContain("nothing to do");
-    const settings = join(checkout, ".fleet/stacks/dev/machines/here/nix.conf");
+    const settings = join(checkout, ".fleet/stacks/dev/machines/here/conf/nix.conf");
     renameSync(settings, `${settings}.away`);
     const { output } = await start();
     renameSync(`${settings}.away`, settings);
@@ -186,9 +186,8 @@ describe("npm start", () => {
     rmSync(join(locks, "1.json"));
     other.kill();
     expect(exitCode).not.toBe(0);
-    expect(output).toContain(
-      `another deployment of this stack is running (process ${String(other.pid)} of somebody on`,
-    );
+    expect(output).toContain(`stack dev is locked by process ${String(other.pid)} of somebody on`);
+    expect(output).toContain("that process is running: wait for it to end");
     expect(output).not.toContain("pulumi cancel");
   });
 

@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { execFileSync } from "node:child_process";
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Server } from "node:net";
@@ -59,6 +60,44 @@ describe("a builder that is to move to a port that something else listens on", (
     expect(machineDirectory(fleet.directory, "0")).toBe(local.directory);
     await expect(plan(local.port)).resolves.toMatchObject({ leftOut: [] });
     await expect(plan(port)).rejects.toThrow(`builder '0': ${local.address} port ${port} can't be listened on`);
+  });
+});
+
+describe("a build that hangs", () => {
+  /** A derivation of its own, whose output nobody has. */
+  const derivation = (script: string): string =>
+    `derivation { name = "hang-${randomBytes(4).toString("hex")}"; system = "${system}"; builder = "/bin/sh"; args = [ "-c" "${script}" ]; }`;
+  const noisy = "i=0; while [ $i -lt 120 ]; do echo $i; sleep 0.5; i=$((i + 1)); done";
+
+  it.each([
+    ["says nothing", { timeout: 0, maxSilentTime: 2 }, "sleep 60", "timed out after 2 seconds of silence"],
+    ["goes on and on", { timeout: 2, maxSilentTime: 0 }, noisy, "timed out after 2 seconds"],
+  ])("and %s is ended by the builder's own limit, and gives its slot back", async (_, limits, script, reason) => {
+    const fleet = await LocalFleet.start({ alias: "t-a", limits, maxJobs: 1 });
+    onTestFinished(() => fleet.stop());
+    const started = performance.now();
+    const { failed, all } = await fleet.nixBuild(derivation(script));
+    expect(failed).toBe(true);
+    expect(all).toContain(reason);
+    expect(performance.now() - started).toBeLessThan(30_000);
+    const next = await fleet.nixBuild(derivation("echo > $out"));
+    expect(next.failed, next.all).toBe(false);
+  });
+
+  it("is ended by the builder's limit over ssh as well", async () => {
+    const fleet = await LocalFleet.start({ alias: "t-a", protocol: "ssh", limits: { timeout: 1, maxSilentTime: 0 } });
+    onTestFinished(() => fleet.stop());
+    const { failed, all } = await fleet.nixBuild(derivation("sleep 60"));
+    expect(failed).toBe(true);
+    expect(all).toContain("timed out after 1 seconds");
+  });
+
+  it("isn't ended by the client's limits, which ssh-ng doesn't send", async () => {
+    const fleet = await LocalFleet.start({ alias: "t-a", limits: { timeout: 0, maxSilentTime: 0 } });
+    onTestFinished(() => fleet.stop());
+    const words = ["--option", "timeout", "1", "--option", "max-silent-time", "1"];
+    const { failed, all } = await fleet.nixBuild(derivation("sleep 4; echo > $out"), words);
+    expect(failed, all).toBe(false);
   });
 });
 

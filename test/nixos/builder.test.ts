@@ -35,6 +35,12 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
     expect(effective("root")).toMatch(/^forcecommand none$/m);
   });
 
+  it("has the limits of builds that the fleet says, as Nix's own settings", () => {
+    expect(builder.nix.settings).toMatchObject({ timeout: 172_800, "max-silent-time": 0 });
+    const limits = { timeout: 60, maxSilentTime: 30 };
+    expect(evaluate(limits).nix.settings).toMatchObject({ timeout: 60, "max-silent-time": 30 });
+  });
+
   it("lets in every kind of key that a client may have, by algorithms without SHA-1, and certificates not", () => {
     const own = mkdtempSync(`${directory}/`);
     const key = (name: string, ...words: string[]) => {

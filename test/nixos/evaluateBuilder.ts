@@ -8,6 +8,8 @@ import { moduleFiles, type BuilderParameters } from "../../src/bootstrap/builder
 const parameters: BuilderParameters = {
   provider: "hcloud",
   maxJobs: null,
+  timeout: 172_800,
+  maxSilentTime: 0,
   systemFeatures: ["big-parallel", "kvm"],
   keepDays: 14,
   trustedClients: false,

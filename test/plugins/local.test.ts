@@ -83,13 +83,13 @@ describe.each(pluginsUnderTest("command"))("local.Command of $title", (tested) =
 
   it("names a directory that doesn't exist", async () => {
     await expect(plugin.create(TYPE, { create: "true", dir: join(dir, "missing") })).rejects.toThrow(
-      /chdir .*missing: no such/,
+      /chdir .*missing: no such file or directory/,
     );
   });
 
   it("names an interpreter that doesn't exist", async () => {
     await expect(plugin.create(TYPE, { create: "true", interpreter: ["no-such-shell"] })).rejects.toThrow(
-      /no-such-shell/,
+      /exec: "no-such-shell": executable file not found in \$PATH/,
     );
   });
 
@@ -245,6 +245,22 @@ describe.each(pluginsUnderTest("command"))("local.Command of $title", (tested) =
     const state = { ...inputs, stdout: "a", stderr: "" };
     expect(await plugin.read(TYPE, "it1", state, inputs)).toEqual({ id: "it1", state });
     expect(await plugin.read(TYPE, "looked up", {}, {})).toEqual({ id: "looked up", state: {} });
+  });
+
+  it("leaves out what is null, at whatever depth, in inputs and state", async () => {
+    const given = {
+      create: "echo a",
+      update: null,
+      stdin: null,
+      environment: { A: "b", C: null },
+      triggers: ["x", null],
+    };
+    const kept = { create: "echo a", environment: { A: "b" }, triggers: ["x", null] };
+    const { inputs, failures } = await plugin.check(TYPE, given);
+    expect({ inputs, failures }).toEqual({ inputs: kept, failures: [] });
+    const { state } = await plugin.create(TYPE, inputs);
+    expect(state).toEqual({ ...kept, stdout: "a", stderr: "" });
+    expect(await plugin.diff(TYPE, state, inputs)).toMatchObject({ changed: false });
   });
 
   it.each([

@@ -390,6 +390,24 @@ describe.skipIf(missing !== undefined).each(pluginsUnderTest("command"))("remote
       expect(readFileSync(join(dir, "text"), "utf8")).toBe("some text");
     });
 
+    it("refuses what lies at an address, which it doesn't fetch", async () => {
+      for (const signature of ["c44067f5952c0a294b673a41bacd8c17", "0def7320c3a5731c473e5ecbe6d01bc7"]) {
+        const source = { [SIGNATURE]: signature, hash: "h", uri: "https://example.org/file" };
+        const refused = await plugin.check(COPY, {
+          source,
+          remotePath: join(dir, "far"),
+          connection: server.connection(),
+        });
+        expect(refused.failures).not.toEqual([]);
+      }
+    });
+
+    it("writes an empty text, which the engine sends without the text", async () => {
+      const empty = { [SIGNATURE]: "c44067f5952c0a294b673a41bacd8c17", hash: "h10" };
+      await plugin.create(COPY, await inputs(empty, join(dir, "nothing")));
+      expect(readFileSync(join(dir, "nothing"), "utf8")).toBe("");
+    });
+
     it("copies a directory as a whole, or its content where the path ends in a slash", async () => {
       mkdirSync(join(dir, "tree/inner"), { recursive: true });
       writeFileSync(join(dir, "tree/inner/leaf"), "leaf");

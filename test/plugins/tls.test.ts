@@ -222,6 +222,14 @@ describe.each(pluginsUnderTest("tls"))("tls.PrivateKey of $title", (tested) => {
     expect(await plugin.read(TYPE, id, state, inputs)).toMatchObject({ id });
   });
 
+  it("takes null for an input that isn't given", async () => {
+    const { inputs, failures } = await plugin.check(TYPE, { algorithm: "ED25519", rsaBits: null, ecdsaCurve: null });
+    expect(failures).toEqual([]);
+    expect(Object.values(inputs)).not.toContain(null);
+    const { state } = await create({ algorithm: "ED25519" });
+    expect(await plugin.diff(TYPE, state, inputs)).toMatchObject({ changed: false });
+  });
+
   it("can't be imported, nor looked up by its id", async () => {
     await expect(plugin.read(TYPE, "0123456789", {}, {})).rejects.toThrow(/import/i);
   });

@@ -1,16 +1,17 @@
 import { execFile, execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { tmpdir, userInfo } from "node:os";
+import { delimiter, join } from "node:path";
 import { createHash } from "node:crypto";
 import { promisify } from "node:util";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { checkout } from "../../tools/launch.mjs";
-import { pulumiEnvironment, requireStack, usesStack } from "../../tools/pulumi.ts";
-import { hasOwnBackend, stackOption, whichStack } from "../../tools/stack.ts";
+import { deploy } from "../../tools/deployment.ts";
+import { pulumiEnvironment, requireStack, runPulumi, usesStack } from "../../tools/pulumi.ts";
+import { hasOwnBackend, pulumiHome, stackOption, whichStack } from "../../tools/stack.ts";
 import { tidyStackFiles, withoutSalt } from "../../tools/stackFile.ts";
 import { setUp, type Toolchain } from "../../tools/setup/index.ts";
-import { withInstalledPlugins } from "../../tools/setup/plugins.ts";
+import { pluginDirectory, withInstalledPlugins } from "../../tools/setup/plugins.ts";
 
 let directory: string;
 let home: string;
@@ -76,15 +77,68 @@ describe("the backend", () => {
     expect((await environment({}))["PULUMI_BACKEND_URL"]).toMatch(/^file:/);
   });
 
-  it("is known by the login in HOME where PULUMI_HOME isn't set", () => {
-    mkdirSync(join(home, ".pulumi"));
-    writeFileSync(join(home, ".pulumi", "credentials.json"), '{"current":"file://~"}');
-    expect(hasOwnBackend({ HOME: home })).toBe(true);
-    expect(hasOwnBackend({ HOME: directory })).toBe(false);
+  it("is known by the login in PULUMI_HOME", () => {
+    logIn("file://~");
+    expect(hasOwnBackend({ PULUMI_HOME: home })).toBe(true);
+    expect(hasOwnBackend({ PULUMI_HOME: directory })).toBe(false);
   });
 
   it("takes a passphrase that is set", async () => {
     expect(await environment({ PULUMI_CONFIG_PASSPHRASE: "" })).not.toHaveProperty("PULUMI_CONFIG_PASSPHRASE_FILE");
+  });
+});
+
+describe("Pulumi's home", () => {
+  const account = join(userInfo().homedir, ".pulumi");
+
+  it("is that of the account, where the CLI looks, wherever HOME points", () => {
+    expect(pulumiHome({ HOME: home })).toBe(account);
+    expect(pluginDirectory({ HOME: home })).toBe(join(account, "plugins"));
+    // As the CLI does with an empty variable.
+    expect(pulumiHome({ HOME: home, PULUMI_HOME: "" })).toBe(account);
+    expect(pulumiHome({ HOME: directory, PULUMI_HOME: home })).toBe(home);
+  });
+
+  it("is that of HOME where the account has none", () => {
+    expect(pulumiHome({ HOME: home }, join(directory, "nonexistent"))).toBe(join(home, ".pulumi"));
+    expect(pulumiHome({ HOME: home }, "")).toBe(join(home, ".pulumi"));
+  });
+
+  it("is told to the CLI, so that both have one", async () => {
+    expect((await environment({ PULUMI_HOME: undefined, HOME: directory }))["PULUMI_HOME"]).toBe(account);
+    expect((await environment({}))["PULUMI_HOME"]).toBe(home);
+  });
+});
+
+describe("the CLI's environment", () => {
+  /** Of what the CLI gets, by either way in which it is run, the variables that matter here. */
+  async function seenBy(run: (env: NodeJS.ProcessEnv) => Promise<unknown>, more: NodeJS.ProcessEnv): Promise<string> {
+    const bin = join(directory, "bin");
+    mkdirSync(bin);
+    writeFileSync(join(bin, "pulumi"), `#!/bin/sh\nenv | grep -E '^(SSH_|PULUMI_DISABLE)' >'${directory}/seen'\n`, {
+      mode: 0o755,
+    });
+    const PATH = [bin, process.env["PATH"]].join(delimiter);
+    for (const [name, value] of Object.entries({ ...more, PATH })) vi.stubEnv(name, value);
+    await run(await environment({ ...process.env, PULUMI_HOME: home }));
+    return readFileSync(join(directory, "seen"), "utf8");
+  }
+  afterEach(() => {
+    vi.unstubAllEnvs();
+  });
+  const ways: [string, (env: NodeJS.ProcessEnv) => Promise<unknown>][] = [
+    ["npm start", (env) => deploy(env, () => undefined)],
+    ["npm run pulumi", (env) => runPulumi(["up"], env)],
+  ];
+
+  // The genuine plugin `command` dials the agent though a key is given, and fails where tmux or sudo left a socket that is gone.
+  it.each(ways)("of %s names no ssh-agent, which the fleet never asks", async (_, run) => {
+    expect(await seenBy(run, { SSH_AUTH_SOCK: "/gone/agent.1" })).not.toContain("SSH_AUTH_SOCK");
+  });
+
+  it.each(ways)("of %s stops downloads of plugins that no stack uses, with genuine plugins as well", async (_, run) => {
+    vi.stubEnv("PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION", undefined);
+    expect(await seenBy(run, {})).toContain("PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION=true\n");
   });
 });
 

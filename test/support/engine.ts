@@ -17,6 +17,7 @@ import { execa } from "execa";
 import { stringify } from "yaml";
 import { withCloudPlugins, type CloudPluginName } from "../../tools/setup/cloudPlugins.ts";
 import { setUp } from "../../tools/setup/index.ts";
+import { engineEnvironment } from "../../tools/pulumi.ts";
 import { dropStaleLocks, noteRun } from "../../tools/staleLocks.ts";
 import { emulationOwner } from "../../src/local/plan.ts";
 
@@ -41,11 +42,9 @@ export class TestDeployment {
     const state = join(this.project, "state");
     mkdirSync(state);
     this.#env = {
-      ...env,
+      ...engineEnvironment(env),
       PULUMI_BACKEND_URL: `file://${state}`,
       PULUMI_CONFIG_PASSPHRASE: randomBytes(16).toString("hex"),
-      PULUMI_SKIP_UPDATE_CHECK: "true",
-      PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
       PULUMI_STACK: this.stack,
     };
     for (const file of ["Pulumi.yaml", "package.json"]) copyFileSync(join(checkout, file), join(this.project, file));
@@ -61,7 +60,11 @@ export class TestDeployment {
   ): Promise<TestDeployment> {
     const { env: tools } = await setUp();
     const deployment = new TestDeployment({ ...(await withCloudPlugins(tools, cloud)), ...env });
-    await execa("pulumi", ["stack", "init", deployment.stack], { cwd: deployment.project, env: deployment.#env });
+    await execa("pulumi", ["stack", "init", deployment.stack], {
+      cwd: deployment.project,
+      env: deployment.#env,
+      extendEnv: false,
+    });
     deployment.configure(config);
     return deployment;
   }
@@ -109,6 +112,7 @@ export class TestDeployment {
     const cli = execa("pulumi", [...words, "--color", "never", "--non-interactive"], {
       cwd: this.project,
       env: this.#env,
+      extendEnv: false,
       all: true,
       reject: false,
       stdin: "ignore",
@@ -123,6 +127,7 @@ export class TestDeployment {
     const { stdout } = await execa("pulumi", ["stack", "output", "--json", "--show-secrets"], {
       cwd: this.project,
       env: this.#env,
+      extendEnv: false,
     });
     return JSON.parse(stdout) as Record<string, unknown>;
   }

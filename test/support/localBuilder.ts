@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
+import { defaultBuildLimits } from "../../src/bootstrap/defaults.ts";
 import { removeMachine, startMachine } from "../../src/local/machine.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { systemOfThisMachine } from "../../src/nix/system.ts";
@@ -42,6 +43,7 @@ export async function startLocalBuilder(alias = "here"): Promise<LocalBuilder> {
   };
   await startMachine(
     {
+      ...defaultBuildLimits,
       directory: builder,
       address,
       port,

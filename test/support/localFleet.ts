@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir, userInfo } from "node:os";
 import { execa } from "execa";
+import { defaultBuildLimits, type BuildLimits } from "../../src/bootstrap/defaults.ts";
 import { clientEnvironment } from "../../src/client/environment.ts";
 import { writeClientDirectory } from "../../src/client/directory.ts";
 import { sweep, startMachine } from "../../src/local/machine.ts";
@@ -26,6 +27,8 @@ export interface KeyPair {
 /** What a test says of a builder; all else has defaults. */
 export type BuilderOptions = Partial<Omit<BuildMachine, "hostName" | "port" | "publicHostKey">> & {
   readonly alias: string;
+  /** Of its builds. Default: as in a fleet. */
+  readonly limits?: BuildLimits;
 };
 
 /** One running builder. */
@@ -57,7 +60,7 @@ export class LocalFleet {
     const root = mkdtempSync(`${tmpdir()}/fleet-`);
     const [client, admin] = [keyPair(root), keyPair(root)];
     const signer = newSigningKey("local-builders");
-    const builders = options.map((one, index): FleetBuilder => {
+    const builders = options.map(({ limits = defaultBuildLimits, ...one }, index): FleetBuilder => {
       const host = keyPair(root);
       const address = {
         address: `127.${66 + (process.pid % 60)}.${(process.pid >> 6) % 250}.${nextHost()}`,
@@ -77,6 +80,7 @@ export class LocalFleet {
         ...one,
       };
       const local: LocalMachine = {
+        ...limits,
         ...address,
         directory: `${stackDirectory(root)}/machines/${index}`,
         system,

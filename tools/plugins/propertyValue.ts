@@ -14,7 +14,10 @@ export interface Properties {
 }
 
 /** An asset or archive of the wire, reduced to what a plugin works with. */
-export type Asset = ({ path: string } | { text: string }) & { kind: "asset" | "archive"; hash?: string };
+export type Asset = ({ path: string } | { text: string } | { uri: string }) & {
+  kind: "asset" | "archive";
+  hash?: string;
+};
 
 /** What a value is called that isn't known before the resource is made. */
 export const UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9";
@@ -76,15 +79,29 @@ export function plainObject(properties: Properties): Properties {
   return Object.fromEntries(Object.entries(properties).map(([name, value]) => [name, plain(value)]));
 }
 
+/** Without what is null in objects, at whatever depth, as the genuine plugins take what they are sent. Lists keep theirs. */
+export function withoutNulls(properties: Properties): Properties {
+  const given = Object.entries(properties).filter(([, value]) => value !== null);
+  return Object.fromEntries(given.map(([name, value]) => [name, withoutNullsWithin(value)]));
+}
+
+function withoutNullsWithin(value: Property): Property {
+  if (Array.isArray(value)) return value.map(withoutNullsWithin);
+  if (!isObject(value)) return value;
+  return isSecret(value) ? { ...value, value: withoutNullsWithin(value["value"] ?? null) } : withoutNulls(value);
+}
+
 /** The asset or archive that a plain value describes, undefined where it describes none. */
 export function asAsset(value: Property | undefined): Asset | undefined {
   const marked = reveal(value);
   if (!isObject(marked)) return undefined;
-  const { [SIGNATURE]: signature, hash, path, text } = plainObject(marked);
+  const { [SIGNATURE]: signature, hash, path, text, uri } = plainObject(marked);
   const kind = typeof signature === "string" ? ownValue(KIND_OF_SIGNATURE, signature) : undefined;
   if (kind === undefined) return undefined;
   const common = { kind, ...(typeof hash === "string" && { hash }) };
   if (typeof path === "string" && path !== "") return { ...common, path };
+  if (typeof uri === "string" && uri !== "") return { ...common, uri };
+  // An empty text is sent without it.
   return typeof text === "string" ? { ...common, text } : { ...common, text: "" };
 }
 

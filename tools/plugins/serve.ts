@@ -16,7 +16,7 @@ import pluginProto from "@pulumi/pulumi/proto/plugin_pb.js";
 import providerServices from "@pulumi/pulumi/proto/provider_grpc_pb.js";
 import providerProto from "@pulumi/pulumi/proto/provider_pb.js";
 import { refusalOf } from "./peer.ts";
-import { type Difference, type Properties, differences } from "./propertyValue.ts";
+import { type Difference, type Properties, differences, withoutNulls } from "./propertyValue.ts";
 import { ownValue } from "../../src/record.ts";
 
 /** A plugin: what it is called, and what it serves by type token. */
@@ -325,7 +325,7 @@ function inputsOf(changes: readonly Change[]): string[] {
 }
 
 function properties(message: { toJavaScript: () => Properties } | undefined): Properties {
-  return message?.toJavaScript() ?? {};
+  return withoutNulls(message?.toJavaScript() ?? {});
 }
 
 function struct(values: Properties): InstanceType<typeof structProto.Struct> {

@@ -6,7 +6,7 @@ import { reachesPulumi } from "./download.ts";
 import { type Emulation, findEmulation } from "./emulation.ts";
 import { findProgram, isProgram, thisHost } from "./host.ts";
 import { findNix } from "./nix.ts";
-import { findPlugins, ownPrograms, type Plugin, pluginNames } from "./plugins.ts";
+import { findPlugins, ownPrograms, type Plugin, pluginDirectory, pluginNames } from "./plugins.ts";
 import { say } from "./progress.ts";
 import { findPulumi } from "./pulumiCli.ts";
 import { findSsh, type Ssh } from "./ssh.ts";
@@ -130,6 +130,6 @@ function question(): string {
     file("tools", "setup", "versions.ts"),
     file("tools", "setup", "emulation.ts"),
     ...pluginNames.map((name) => file("node_modules", "@pulumi", name, "package.json")),
-    JSON.stringify([checkout, cacheDirectory(), process.env["PULUMI_HOME"], process.getuid?.(), process.arch]),
+    JSON.stringify([checkout, cacheDirectory(), pluginDirectory(), process.getuid?.(), process.arch]),
   );
 }

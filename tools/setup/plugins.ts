@@ -10,13 +10,13 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { homedir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { checkout, LaunchError } from "../launch.mjs";
 import { run } from "./commands.ts";
 import { pinnedSha256 } from "./download.ts";
 import { findProgram, type Host, isProgram } from "./host.ts";
 import { say, step } from "./progress.ts";
+import { pulumiHome } from "../stack.ts";
 
 /** The plugins for which tools/plugins holds a substitute. */
 export const pluginNames = ["command", "tls"] as const;
@@ -43,8 +43,8 @@ export async function findPlugins(host: Host, pulumi: string, official: () => Pr
 }
 
 /** Where the CLI keeps installed plugins. */
-export function pluginDirectory(env = process.env): string {
-  return join(env["PULUMI_HOME"] ?? join(env["HOME"] ?? homedir(), ".pulumi"), "plugins");
+export function pluginDirectory(env: NodeJS.ProcessEnv = process.env): string {
+  return join(pulumiHome(env), "plugins");
 }
 
 /** The directory of this checkout's own programs. */
@@ -124,7 +124,11 @@ export async function installOfficial(
   if (sha256 === undefined) return "no checksum of its official download is pinned here";
   if (!(await official())) return "its official download can't be reached";
   const args = ["plugin", "install", "resource", name, `v${version}`, "--checksum", sha256];
-  const work = () => run(pulumi, args, { env: { ...env, PULUMI_SKIP_UPDATE_CHECK: "true" }, seconds: 300 });
+  const work = () =>
+    run(pulumi, args, {
+      env: { ...env, PULUMI_HOME: pulumiHome(env), PULUMI_SKIP_UPDATE_CHECK: "true" },
+      seconds: 300,
+    });
   try {
     await step(`downloading the Pulumi plugin ${name} ${version}`, work);
     return undefined;

@@ -32,7 +32,7 @@ export async function copySource(inputs: Properties, operation: Operation): Prom
   const source = asAsset(inputs["source"]);
   const remotePath = text(inputs["remotePath"]);
   const connection = inputs["connection"];
-  if (source === undefined || remotePath === undefined || !isObject(connection)) {
+  if (source === undefined || "uri" in source || remotePath === undefined || !isObject(connection)) {
     throw new Error("CopyToRemote needs source, remotePath and connection.");
   }
   await withClient(connection, operation, async (client) => {

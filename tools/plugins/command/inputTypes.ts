@@ -144,10 +144,10 @@ const EXPECTED: Record<Exclude<InputType, object>, { means: string; accepts: (va
     accepts: (value) => typeof value === "string" && LOGGING.includes(value),
   },
   source: {
-    means: "a FileAsset, a StringAsset or a FileArchive",
+    means: "a FileAsset, a StringAsset or a FileArchive; what lies at an address isn't fetched",
     accepts: (value) => {
       const asset = asAsset(value);
-      return asset !== undefined && ("path" in asset || asset.kind === "asset");
+      return asset !== undefined && ("path" in asset || ("text" in asset && asset.kind === "asset"));
     },
   },
 };

@@ -41,7 +41,8 @@ async function execute(
   const interpreter = texts(inputs["interpreter"]);
   const [program = DEFAULT_INTERPRETER[0], ...args] = interpreter.length > 0 ? interpreter : DEFAULT_INTERPRETER;
   if (signal.aborted) return "cancelled";
-  if (dir !== undefined && !(await isDirectory(dir))) return `chdir ${dir}: no such directory`;
+  const obstacle = dir === undefined ? undefined : await obstacleAt(dir);
+  if (obstacle !== undefined) return `chdir ${dir ?? ""}: ${obstacle}`;
 
   const child = spawn(program, [...args, command], {
     ...(dir !== undefined && { cwd: dir }),
@@ -65,7 +66,9 @@ async function execute(
     };
     signal.addEventListener("abort", cancel, { once: true });
     child.on("error", (error: NodeJS.ErrnoException) => {
-      resolve(error.code === "ENOENT" ? `exec: ${JSON.stringify(program)}: executable file not found` : error.message);
+      if (error.code !== "ENOENT") resolve(error.message);
+      else if (program.includes("/")) resolve(`fork/exec ${program}: no such file or directory`);
+      else resolve(`exec: ${JSON.stringify(program)}: executable file not found in $PATH`);
     });
     child.on("close", (code, killedBy) => {
       signal.removeEventListener("abort", cancel);
@@ -84,9 +87,13 @@ const SIGNAL_WORDS: Partial<Record<NodeJS.Signals, string>> = {
   SIGABRT: "aborted",
 };
 
-async function isDirectory(path: string): Promise<boolean> {
-  return stat(path).then(
-    (found) => found.isDirectory(),
-    () => false,
+/** Why nobody can work in a folder; `undefined`: one can. */
+async function obstacleAt(folder: string): Promise<string | undefined> {
+  return stat(folder).then(
+    (found) => (found.isDirectory() ? undefined : "not a directory"),
+    (error: unknown) => {
+      if (!(error instanceof Error)) return String(error);
+      return "code" in error && error.code === "ENOENT" ? "no such file or directory" : error.message;
+    },
   );
 }
