@@ -37,6 +37,13 @@ describe("what can be known beforehand ends before anything is made", () => {
     );
   });
 
+  it("a host key that was left empty, and one feature in place of a list", async () => {
+    const own = { name: "own", provider: "existing", system: "x86_64-linux", address: "127.0.0.9" };
+    const output = await refusal({ builders: [{ ...own, hostKey: null, supportedFeatures: "kvm" }] });
+    expect(output).toContain("builders[0].hostKey: has no value; allowed is the host's public key line");
+    expect(output).toContain('builders[0].supportedFeatures: "kvm" is not allowed; allowed is a list such as');
+  });
+
   it("a host key that was cut off in copying, for which no client could be configured", async () => {
     const own = { name: "own", provider: "existing", system: "x86_64-linux", address: "127.0.0.9" };
     expect(await refusal({ builders: [{ ...own, hostKey: anotherHostKey.slice(0, -8) }] })).toContain(
