@@ -34,7 +34,9 @@ export async function runNix({ stack, program, words, remoteStore }: NixRun): Pr
   const fleet = await readFleet(stack);
   const clientDirectory = writeOwnClient(fleet);
   const store = clientStore(stack);
-  const env = clientEnvironment({ clientDirectory, store });
+  // With a remote store such words are the builder's.
+  const localBuilds = remoteStore === undefined && asksForLocalBuilds(words);
+  const env = clientEnvironment({ clientDirectory, store, localBuilds });
   if (remoteStore !== undefined) {
     const uri = storeUri(findBuilder(fleet, remoteStore));
     const names = recordedStatus(fleet).map(({ name }) => name);
@@ -69,6 +71,11 @@ async function sayWithoutRows(fleet: UsableFleet): Promise<void> {
   const sentence = `Nix can't use ${names} as its builders: ${first.because}; use one as a store instead, with --remote-store ${first.name}`;
   if (without.length === fleet.builders.length) throw new CliError(sentence);
   complain(`fleet: ${sentence}`);
+}
+
+/** Whether a person's arguments let Nix build on this machine after all. */
+export function asksForLocalBuilds(words: readonly string[]): boolean {
+  return words.some((word) => /^-j|^(--)?max-jobs$/.test(word));
 }
 
 /** A run that may lose builders on its way. */
