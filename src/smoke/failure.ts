@@ -128,6 +128,18 @@ const symptoms: readonly Symptom[] = [
   },
 ];
 
+const printsSomething =
+  "it prints something where Nix should answer, which breaks Nix's protocol. The user that the fleet logs in as needs a real shell " +
+  "(not `nologin`) whose start-up files print nothing to programs: in ~/.bashrc, put `[[ $- == *i* ]] || return` first.";
+
+/** What a machine printed before its Nix could speak, as Nix quotes it; whatever it says, it is no symptom. Empty: nothing. */
+function wordsBeforeNix(output: string): string {
+  const quotation = /protocol mismatch(?: from '[^'\n]*')?, got '(.*?)(?:\nFailed to find a machine|\nerror: |$)/s;
+  const [, words = ""] = quotation.exec(output) ?? [];
+  // Behind them comes the beginning of what the Nix there says, by either protocol, and the end of the quotation.
+  return words.replace(/\s*(oixd|\uFFFD+RT)?[\s\uFFFD]*'?\s*$/, "").replaceAll(/\n {7}( {7})?/g, "\n");
+}
+
 /**
  * The reason for a failed build.
  *
@@ -137,6 +149,8 @@ const symptoms: readonly Symptom[] = [
 export function explainFailure(output: string): Failure {
   // A cache that a builder can't reach is no reason: Nix warns of it, in the same words as of a builder, and goes on.
   const relevant = output.replaceAll(/^warning: .*$/gm, "");
+  const printed = wordsBeforeNix(relevant);
+  if (printed !== "") return { reason: `${printsSomething} It printed:\n${quoted(printed)}`, mayPass: false };
   const known = symptoms.find(({ pattern }) => pattern.test(relevant));
   if (known !== undefined) return { reason: known.reason, mayPass: known.mayPass };
   const lines = quoted(output, 4);

@@ -79,6 +79,23 @@ describe("the reason of a failed build, in words", () => {
     expect(failure.mayPass).toBe(mayPass);
   });
 
+  it.each([
+    [
+      "cannot build on 'ssh-ng://root@t': error: cannot open connection to remote store 'ssh-ng://root@t': error: protocol mismatch, got 'Welcome\n              Connection timed out'\nFailed to find a machine for remote build!\nderivation: x.drv",
+      "  | Welcome\n  | Connection timed out",
+    ],
+    [
+      "error: 'nix-store --serve' protocol mismatch from 't', got 'Welcome\n       \uFFFD\uFFFDRT\uFFFD'",
+      "  | Welcome",
+    ],
+    ["error: cannot open connection to remote store 'ssh-ng://t': error: protocol mismatch, got 'hioixd", "  | hi"],
+  ])("quotes what a login printed where Nix should answer, whatever it says: %s", (said, printed) => {
+    const { reason, mayPass } = explainFailure(said);
+    expect(reason).toContain("~/.bashrc");
+    expect(reason.endsWith(`It printed:\n${printed}`), reason).toBe(true);
+    expect(mayPass).toBe(false);
+  });
+
   it("does not blame the sandbox for a build that clones something", () => {
     const { reason } = explainFailure("Cloning into 'source'...\nerror: git clone failed\nerror: builder failed");
     expect(reason).not.toContain("sandbox");
