@@ -1,4 +1,5 @@
 /** The smoke test against real builders: sound ones, and ones with a hole or a lie each. */
+import { execFileSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
@@ -97,8 +98,26 @@ describe("a quick test", () => {
       expect(reason).toContain("~/.bashrc");
       expect(reason).toMatch(/It printed:\n {2}\| Welcome to the machine\n {2}\| The last backup is of today\.?$/);
     }
-    const [, remedy] = /`(\[\[ .*?)`/.exec(explainFailure("protocol mismatch, got 'x'").reason) ?? [];
+    const [, remedy] = /`(\[\[ .*?)`/.exec(explainFailure("protocol mismatch, got 'x'", "client").reason) ?? [];
     writeFileSync(`${home}/.bashrc`, `${remedy ?? ""}\n${prints}`);
+    expect(await runSmokeTest(test)).toMatchObject({ verified: true });
+  });
+
+  it("says what to do about a builder's own key that isn't accepted, and that works", async () => {
+    const sshKey = `${fleet.directory}/own-key`;
+    const { privateKey } = keyPair(fleet.directory);
+    writeFileSync(sshKey, privateKey, { mode: 0o600 });
+    const { machine } = fleet.builder("t-a");
+    fleet.writeClient([{ ...machine, sshKey }]);
+    onTestFinished(() => {
+      fleet.writeClient();
+    });
+    const reason = await runSmokeTest(test).catch((error: unknown) => (error as Error).message);
+    expect(reason).toContain(`it refuses the key ${sshKey} (\`sshKey\`)`);
+    expect(reason).not.toContain("clientPublicKey");
+    const [, command = "false"] = /`(ssh-keygen .*?)`/.exec(typeof reason === "string" ? reason : "") ?? [];
+    const publicKey = execFileSync("sh", ["-c", command], { encoding: "utf8" });
+    change("authorized_keys", (text) => `${text}${text.split("\n")[0]?.replace(/ssh-ed25519 .*/, publicKey) ?? ""}`);
     expect(await runSmokeTest(test)).toMatchObject({ verified: true });
   });
 
