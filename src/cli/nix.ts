@@ -1,5 +1,5 @@
 /** Runs `nix-build` or `nix` through the fleet and nothing else. */
-import { existsSync, lstatSync, readFileSync, readlinkSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { stripVTControlCharacters } from "node:util";
 import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
@@ -8,7 +8,7 @@ import { nixVersion } from "../client/settings.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { rowObstacle } from "../nix/trust.ts";
 import { isWritable } from "./clientUse.ts";
-import { link, outLink } from "./outLink.ts";
+import { repointOutLinks } from "./outLink.ts";
 import { missing, runInRemoteStore } from "./remoteStore.ts";
 import { askForAnswer, recordedStatus } from "./status.ts";
 import { builderNix, CliError, readFleet, stackDirectory, writeOwnClient, type UsableFleet } from "./stack.ts";
@@ -43,6 +43,11 @@ export async function runNix({ stack, program, words, remoteStore }: NixRun): Pr
     const builders = fleet.builders.map((builder, index) => ({ ...builder, name: names[index] ?? builder.alias }));
     return runInRemoteStore({ program, words, env, uri, store, explain: (said) => wrongRemoteStore(said, builders) });
   }
+  refuseCheck(
+    program,
+    words,
+    recordedStatus(fleet).map(({ name }) => name),
+  );
   if (program === "nix-build" || buildingCommands.includes(words[0] ?? "")) await sayWithoutRows(fleet);
   const exitCode = await runAroundLostBuilders({ program, words, env, clientDirectory, machines: fleet.builders });
   if (store !== undefined && exitCode === 0) repointOutLinks(words, store);
@@ -71,6 +76,21 @@ async function sayWithoutRows(fleet: UsableFleet): Promise<void> {
   const sentence = `Nix can't use ${names} as its builders: ${first.because}; use one as a store instead, with --remote-store ${first.name}`;
   if (without.length === fleet.builders.length) throw new CliError(sentence);
   complain(`fleet: ${sentence}`);
+}
+
+/**
+ * Through rows of builders, a build that is to be compared with an earlier one is not done (Nix 2.8), or fails (2.34).
+ *
+ * @param builders Their names.
+ * @throws CliError naming the way that works.
+ */
+export function refuseCheck(program: NixRun["program"], words: readonly string[], builders: readonly string[]): void {
+  const option = program === "nix-build" ? "--check" : "--rebuild";
+  if (!(words.includes("--") ? words.slice(0, words.indexOf("--")) : words).includes(option)) return;
+  throw new CliError(
+    `Nix doesn't build again on another machine, so ${option} would prove nothing: put --remote-store NAME before the arguments ` +
+      `(one of ${builders.join(", ")}), build it there once without ${option}, and then with it`,
+  );
 }
 
 /** Whether a person's arguments let Nix build on this machine after all. */
@@ -159,19 +179,4 @@ function findBuilder(fleet: UsableFleet, name: string): UsableFleet["builders"][
 /** Whether Nix can work on the machine's store directly: as root, or as the owner of a single-user installation. */
 function machineStoreIsWritable(): boolean {
   return isWritable("/nix/var/nix/db");
-}
-
-/** Lets `result` links lead to where the paths really are: Nix writes them as if the store were /nix/store. */
-function repointOutLinks(words: readonly string[], store: string): void {
-  const { name } = outLink(words);
-  const candidates = [name, ...Array.from({ length: 31 }, (_, index) => `${name}-${index + 2}`)];
-  const links = candidates.filter((candidate) => {
-    if (!lstatSync(candidate, { throwIfNoEntry: false })?.isSymbolicLink()) return false;
-    const target = readlinkSync(candidate);
-    if (existsSync(target) || !existsSync(`${store}${target}`)) return false;
-    link(candidate, `${store}${target}`);
-    return true;
-  });
-  const where = links.length === 0 ? `below ${store}` : `${links.join(", ")} → ${store}`;
-  complain(`fleet: built into this stack's own store, as the machine has none that this user can write to: ${where}`);
 }
