@@ -9,9 +9,11 @@ import { storeUri } from "../nix/machinesFile.ts";
 import { rowObstacle } from "../nix/trust.ts";
 import { isWritable } from "./clientUse.ts";
 import { repointOutLinks } from "./outLink.ts";
+import { fetchLogs, type LogHolder } from "./log.ts";
 import { missing, runInRemoteStore } from "./remoteStore.ts";
 import { askForAnswer, recordedStatus } from "./status.ts";
 import { builderNix, CliError, readFleet, stackDirectory, writeOwnClient, type UsableFleet } from "./stack.ts";
+import { ownValue } from "../record.ts";
 import { complain } from "../terminal.ts";
 
 /** How a Nix program is to run. */
@@ -37,7 +39,14 @@ export async function runNix({ stack, program, words, remoteStore }: NixRun): Pr
   // With a remote store such words are the builder's.
   const localBuilds = remoteStore === undefined && asksForLocalBuilds(words);
   const env = clientEnvironment({ clientDirectory, store, localBuilds });
-  if (remoteStore !== undefined) {
+  // No store of another machine shows its logs: they are brought here, where Nix looks for them.
+  const readsLog = program === "nix" && words[0] === "log";
+  if (readsLog) {
+    const { adminPrivateKey } = fleet;
+    const holders = logHolders(fleet, remoteStore);
+    await fetchLogs({ words: words.slice(1), env, store, clientDirectory, adminPrivateKey, holders });
+  }
+  if (remoteStore !== undefined && !readsLog) {
     const uri = storeUri(findBuilder(fleet, remoteStore));
     const names = recordedStatus(fleet).map(({ name }) => name);
     const builders = fleet.builders.map((builder, index) => ({ ...builder, name: names[index] ?? builder.alias }));
@@ -167,6 +176,17 @@ export function wrongRemoteStore(
   return able.length === 0
     ? `no builder of this stack builds for ${what}`
     : `that builder doesn't build for ${what}; these do: ${able.map(({ name }) => name).join(", ")}`;
+}
+
+/** The builders that the fleet administers, or the one of that name. */
+function logHolders(fleet: UsableFleet, name: string | undefined): LogHolder[] {
+  const only = name === undefined ? undefined : findBuilder(fleet, name).alias;
+  return Object.entries(fleet.verification).flatMap(([builder, { alias }]) => {
+    const machine = fleet.builders.find((candidate) => candidate.alias === alias);
+    const administration = ownValue(fleet.administration, builder);
+    if (machine === undefined || administration === undefined || (only !== undefined && alias !== only)) return [];
+    return [{ machine, user: administration.user, ownStore: administration.peculiarities.ownStore }];
+  });
 }
 
 function findBuilder(fleet: UsableFleet, name: string): UsableFleet["builders"][number] {

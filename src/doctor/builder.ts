@@ -19,6 +19,7 @@ import { systems } from "../nix/system.ts";
 import { fullTrust, rowObstacle } from "../nix/trust.ts";
 import { oneLine } from "../machineText.ts";
 import { runProgram, wordsOf } from "../process.ts";
+import { administratorWords } from "../ssh/administration.ts";
 import { SmokeBuilds } from "../smoke/builds.ts";
 import { isAtLeast } from "../nix/version.ts";
 import { explainFailure, loginKey } from "../smoke/failure.ts";
@@ -309,19 +310,10 @@ async function checkInside(builder: BuilderToExamine): Promise<Finding[]> {
     writeFileSync(`${scratch}/key`, administration.privateKey, { mode: 0o600 });
     const result = await runProgram(
       "ssh",
-      [
-        ...["-F", "/dev/null", "-i", `${scratch}/key`, "-p", String(machine.port), "-l", administration.user],
-        ...[
-          "BatchMode=yes",
-          "ConnectTimeout=10",
-          "IdentitiesOnly=yes",
-          "StrictHostKeyChecking=yes",
-          `HostKeyAlias=${machine.alias}`,
-          `UserKnownHostsFile=${clientDirectory}/known_hosts`,
-          "GlobalKnownHostsFile=/dev/null",
-        ].flatMap((option) => ["-o", option]),
-        ...[machine.hostName, measureCommand],
-      ],
+      administratorWords(
+        { machine, user: administration.user, keyFile: `${scratch}/key`, clientDirectory },
+        measureCommand,
+      ),
       {
         input: measureScript(declared, administration.peculiarities),
         milliseconds: patience * 1000,
