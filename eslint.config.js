@@ -70,7 +70,7 @@ export default tseslint.config(
     // What a machine has a say in is run with limits. Those that are left out hand the terminal over, or run what is this machine's own.
     files: ["src/**/*.ts"],
     ignores: [
-      "src/cli/{bake,explain,nix,remoteStore,stack,takeBack}.ts",
+      "src/cli/{bake,explain,log,nix,remoteStore,stack,takeBack}.ts",
       "src/client/settings.ts",
       "src/doctor/client.ts",
     ],

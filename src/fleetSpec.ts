@@ -21,9 +21,11 @@ import {
 } from "./nix/buildMachine.ts";
 import { cachix, checkCache, garnix, type Cache } from "./nix/caches.ts";
 import { defaultDirectory } from "./nix/forms.ts";
+import { oneLine } from "./machineText.ts";
 import { InvalidValue } from "./nix/invalidValue.ts";
 import { nixbuildNet } from "./nix/nixbuildNet.ts";
 import { profileNames, type Profile } from "./nix/profiles.ts";
+import { allowedWords } from "./schemaWords.ts";
 import { checkClientKey, checkHostKey } from "./ssh/hostKey.ts";
 import { smokeLevels, type SmokeLevel } from "./smoke/verdict.ts";
 import { systems, type System } from "./nix/system.ts";
@@ -40,7 +42,7 @@ const name = z
   .string()
   .regex(/^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$/, "1 to 32 of a-z, 0-9 and '-', a letter first, no '-' last");
 
-const feature = checked(checkFeature);
+const features = z.array(checked(checkFeature), "a list such as [kvm, big-parallel]").default([]);
 
 const port = z.int("a whole number").min(1, "1 to 65535").max(65535, "1 to 65535");
 
@@ -55,8 +57,8 @@ const everyBuilder = {
   system: z.enum(systems, `one of ${systems.join(", ")}`),
   maxJobs: numberForNix.optional(),
   speedFactor: numberForNix.optional(),
-  supportedFeatures: z.array(feature).default([]),
-  mandatoryFeatures: z.array(feature).default([]),
+  supportedFeatures: features,
+  mandatoryFeatures: features,
   protocol: z.enum(protocols, "ssh-ng or ssh").default("ssh-ng"),
 };
 
@@ -96,7 +98,7 @@ const existingBuilder = z.strictObject({
   sshKey: absolutePath.optional(),
 });
 
-const localSystems = z.array(checked(checkSystem));
+const localSystems = z.array(checked(checkSystem), "a list of Nix systems such as [x86_64-linux]");
 
 const profile = z.enum(profileNames, `one of ${profileNames.join(", ")}`);
 
@@ -137,23 +139,27 @@ const awsBuilder = z.strictObject({
   ...awsBuilderFields,
 });
 
+const exampleBuilder = "{ name: x86, provider: local, system: x86_64-linux }";
+
 /** The schema of the configuration values; the keys are those of `Pulumi.<stack>.yaml`. */
 export const configurationSchema = z.strictObject({
   builders: z
     .array(
-      z.discriminatedUnion(
-        "provider",
-        [localBuilder, existingBuilder, hcloudBuilder, awsBuilder],
-        `one of ${providers.join(", ")}`,
-      ),
+      z.discriminatedUnion("provider", [localBuilder, existingBuilder, hcloudBuilder, awsBuilder], {
+        error: ({ code }: z.core.$ZodRawIssue) =>
+          code === "invalid_type"
+            ? `keys with values, for instance ${exampleBuilder}`
+            : `one of ${providers.join(", ")}`,
+      }),
+      `a list of builders, for instance [${exampleBuilder}]`,
     )
-    .min(1, "at least one builder, for instance { name: x86, provider: local, system: x86_64-linux }"),
+    .min(1, `at least one builder, for instance ${exampleBuilder}`),
   clientDirectory: absolutePath.default(defaultDirectory),
   profile: profile.optional(),
   localSystems: localSystems.default([]),
   trust: trust.optional(),
-  clients: z.array(client).default([]),
-  services: z.array(service).default([]),
+  clients: z.array(client, "a list of clients, for instance [{ name: ci }]").default([]),
+  services: z.array(service, "a list of services, for instance [garnix]").default([]),
   smoke: z.enum(smokeLevels, `one of ${smokeLevels.join(", ")}`).default("quick"),
   smokeTimeout: atLeastOne.max(86_400, "at most 86400, a day").default(120),
   access: accessSchema.optional(),
@@ -281,7 +287,7 @@ export function parseFleetSpec(
   place: string,
   localNix: () => string | undefined = () => undefined,
 ): FleetSpec {
-  const parsed = configurationSchema.safeParse(values);
+  const parsed = configurationSchema.safeParse(values, { error: allowedWords });
   if (!parsed.success) {
     throw new ConfigurationError(parsed.error.issues.map((issue) => describeIssue(issue, values)).join("\n"));
   }
@@ -539,15 +545,27 @@ function refuseUnreachable(builders: readonly BuilderSpec[], { access, hcloud, a
  * @param allowed What may stand there; default: the check's own words.
  */
 function checked(check: (text: string) => string, allowed?: string) {
-  return z.string().transform((text, context) => {
-    try {
-      return check(text);
-    } catch (error) {
-      if (!(error instanceof InvalidValue)) throw error;
-      context.addIssue({ code: "custom", message: allowed ?? error.allowed, input: text });
-      return z.NEVER;
-    }
+  return z.string({ error: () => allowed ?? wordsOf(check) }).transform((text, context) => {
+    const refused = refusalBy(check, text);
+    if (typeof refused === "string") return refused;
+    context.addIssue({ code: "custom", message: allowed ?? refused.allowed, input: text });
+    return z.NEVER;
   });
+}
+
+/** What a check allows: it has the same words for whatever it refuses, and nothing is allowed to be empty. */
+function wordsOf(check: (text: string) => string): string {
+  const refused = refusalBy(check, "");
+  return typeof refused === "string" ? "text" : refused.allowed;
+}
+
+function refusalBy(check: (text: string) => string, text: string): string | InvalidValue {
+  try {
+    return check(text);
+  } catch (error) {
+    if (error instanceof InvalidValue) return error;
+    throw error;
+  }
 }
 
 /** One sentence for one issue: key, value, what is allowed. */
@@ -556,14 +574,14 @@ function describeIssue(issue: z.core.$ZodIssue, values: Readonly<Record<string, 
   const key = path.replace(/^\./, "");
   const where = key === "" ? "configuration" : key;
   if (issue.code === "unrecognized_keys") {
-    return `${where}: unknown key ${issue.keys.map((unknown) => `'${unknown}'`).join(", ")}; remove it or mend its spelling`;
+    const unknown = oneLine(issue.keys.map((name) => `'${name}'`).join(", "));
+    return `${where}: unknown key ${unknown}; remove it or fix its spelling`;
   }
   const value = issue.path.reduce<unknown>(
     (outer, part) => (typeof outer === "object" && outer !== null ? Reflect.get(outer, part) : undefined),
     values,
   );
-  if (value === undefined) {
-    return `${where}: missing; ${issue.message.startsWith("Invalid input") ? "a value is required" : `allowed is ${issue.message}`}`;
-  }
-  return `${where}: ${JSON.stringify(value)} is not allowed; allowed is ${issue.message}`;
+  if (value === undefined) return `${where}: missing; allowed is ${issue.message}`;
+  if (value === null) return `${where}: has no value; allowed is ${issue.message}`;
+  return `${where}: ${oneLine(JSON.stringify(value))} is not allowed; allowed is ${issue.message}`;
 }

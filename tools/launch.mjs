@@ -8,7 +8,7 @@ import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import * as module from "node:module";
 import { constants, homedir } from "node:os";
-import { delimiter, dirname, join } from "node:path";
+import { delimiter, dirname, isAbsolute, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 const { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, renameSync, rmdirSync, writeFileSync } = fs;
@@ -53,6 +53,7 @@ export const fetchedNode = {
  */
 export async function launch(script, args) {
   const path = join(checkout, script);
+  checkTemporaryFolder(process.env);
   keepPrivate(join(checkout, ".fleet"));
   const node = await findNode();
   const env = environmentFor(node);
@@ -64,6 +65,39 @@ export async function launch(script, args) {
   if (module.enableCompileCache) module.enableCompileCache(env.NODE_COMPILE_CACHE);
   process.argv = [process.argv[0], path, ...args];
   await import(pathToFileURL(path).href);
+}
+
+/**
+ * Makes sure that programs have where to put what they need for a moment: without it, Node, Nix and ssh-keygen fail late, each in words of
+ * its own. An empty variable is removed, as Nix would take it for the name of a folder.
+ *
+ * @throws {LaunchError} where there is no such folder, or this user may not write to it.
+ */
+function checkTemporaryFolder(env) {
+  if (env.TMPDIR === "") delete env.TMPDIR;
+  const name = ["TMPDIR", "TMP", "TEMP"].find((one) => env[one]);
+  const folder = name ? env[name] : "/tmp";
+  const problem = whyNoTemporaryFolder(folder);
+  if (problem === undefined) return;
+  throw new LaunchError(
+    name
+      ? `${name} is ${folder}, but ${problem}: unset ${name}, or set it to a folder that you may write to.`
+      : `Programs put what they need for a moment into ${folder}, but ${problem}: set TMPDIR to a folder that you may write to.`,
+  );
+}
+
+function whyNoTemporaryFolder(folder) {
+  if (!isAbsolute(folder)) return "it is no absolute path";
+  try {
+    if (!fs.statSync(folder).isDirectory()) return "it is no folder";
+  } catch (error) {
+    return error.code === "ENOENT" ? "there is no such folder" : error.message;
+  }
+  try {
+    fs.accessSync(folder, fs.constants.W_OK | fs.constants.X_OK);
+  } catch {
+    return "you may not write to it";
+  }
 }
 
 /**

@@ -1,5 +1,5 @@
 /** Runs `nix-build` or `nix` through the fleet and nothing else. */
-import { existsSync, lstatSync, readFileSync, readlinkSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { stripVTControlCharacters } from "node:util";
 import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
@@ -8,10 +8,12 @@ import { nixVersion } from "../client/settings.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { rowObstacle } from "../nix/trust.ts";
 import { isWritable } from "./clientUse.ts";
-import { link, outLink } from "./outLink.ts";
+import { repointOutLinks } from "./outLink.ts";
+import { fetchLogs, type LogHolder } from "./log.ts";
 import { missing, runInRemoteStore } from "./remoteStore.ts";
 import { askForAnswer, recordedStatus } from "./status.ts";
 import { builderNix, CliError, readFleet, stackDirectory, writeOwnClient, type UsableFleet } from "./stack.ts";
+import { ownValue } from "../record.ts";
 import { complain } from "../terminal.ts";
 
 /** How a Nix program is to run. */
@@ -34,13 +36,27 @@ export async function runNix({ stack, program, words, remoteStore }: NixRun): Pr
   const fleet = await readFleet(stack);
   const clientDirectory = writeOwnClient(fleet);
   const store = clientStore(stack);
-  const env = clientEnvironment({ clientDirectory, store });
-  if (remoteStore !== undefined) {
+  // With a remote store such words are the builder's.
+  const localBuilds = remoteStore === undefined && asksForLocalBuilds(words);
+  const env = clientEnvironment({ clientDirectory, store, localBuilds });
+  // No store of another machine shows its logs: they are brought here, where Nix looks for them.
+  const readsLog = program === "nix" && words[0] === "log";
+  if (readsLog) {
+    const { adminPrivateKey } = fleet;
+    const holders = logHolders(fleet, remoteStore);
+    await fetchLogs({ words: words.slice(1), env, store, clientDirectory, adminPrivateKey, holders });
+  }
+  if (remoteStore !== undefined && !readsLog) {
     const uri = storeUri(findBuilder(fleet, remoteStore));
     const names = recordedStatus(fleet).map(({ name }) => name);
     const builders = fleet.builders.map((builder, index) => ({ ...builder, name: names[index] ?? builder.alias }));
     return runInRemoteStore({ program, words, env, uri, store, explain: (said) => wrongRemoteStore(said, builders) });
   }
+  refuseCheck(
+    program,
+    words,
+    recordedStatus(fleet).map(({ name }) => name),
+  );
   if (program === "nix-build" || buildingCommands.includes(words[0] ?? "")) await sayWithoutRows(fleet);
   const exitCode = await runAroundLostBuilders({ program, words, env, clientDirectory, machines: fleet.builders });
   if (store !== undefined && exitCode === 0) repointOutLinks(words, store);
@@ -69,6 +85,26 @@ async function sayWithoutRows(fleet: UsableFleet): Promise<void> {
   const sentence = `Nix can't use ${names} as its builders: ${first.because}; use one as a store instead, with --remote-store ${first.name}`;
   if (without.length === fleet.builders.length) throw new CliError(sentence);
   complain(`fleet: ${sentence}`);
+}
+
+/**
+ * Through rows of builders, a build that is to be compared with an earlier one is not done (Nix 2.8), or fails (2.34).
+ *
+ * @param builders Their names.
+ * @throws CliError naming the way that works.
+ */
+export function refuseCheck(program: NixRun["program"], words: readonly string[], builders: readonly string[]): void {
+  const option = program === "nix-build" ? "--check" : "--rebuild";
+  if (!(words.includes("--") ? words.slice(0, words.indexOf("--")) : words).includes(option)) return;
+  throw new CliError(
+    `Nix doesn't build again on another machine, so ${option} would prove nothing: put --remote-store NAME before the arguments ` +
+      `(one of ${builders.join(", ")}), build it there once without ${option}, and then with it`,
+  );
+}
+
+/** Whether a person's arguments let Nix build on this machine after all. */
+export function asksForLocalBuilds(words: readonly string[]): boolean {
+  return words.some((word) => /^-j|^(--)?max-jobs$/.test(word));
 }
 
 /** A run that may lose builders on its way. */
@@ -142,6 +178,17 @@ export function wrongRemoteStore(
     : `that builder doesn't build for ${what}; these do: ${able.map(({ name }) => name).join(", ")}`;
 }
 
+/** The builders that the fleet administers, or the one of that name. */
+function logHolders(fleet: UsableFleet, name: string | undefined): LogHolder[] {
+  const only = name === undefined ? undefined : findBuilder(fleet, name).alias;
+  return Object.entries(fleet.verification).flatMap(([builder, { alias }]) => {
+    const machine = fleet.builders.find((candidate) => candidate.alias === alias);
+    const administration = ownValue(fleet.administration, builder);
+    if (machine === undefined || administration === undefined || (only !== undefined && alias !== only)) return [];
+    return [{ machine, user: administration.user, ownStore: administration.peculiarities.ownStore }];
+  });
+}
+
 function findBuilder(fleet: UsableFleet, name: string): UsableFleet["builders"][number] {
   const names = recordedStatus(fleet).map((builder) => builder.name);
   const found = fleet.builders[names.indexOf(name)] ?? fleet.builders.find(({ alias }) => alias === name);
@@ -152,19 +199,4 @@ function findBuilder(fleet: UsableFleet, name: string): UsableFleet["builders"][
 /** Whether Nix can work on the machine's store directly: as root, or as the owner of a single-user installation. */
 function machineStoreIsWritable(): boolean {
   return isWritable("/nix/var/nix/db");
-}
-
-/** Lets `result` links lead to where the paths really are: Nix writes them as if the store were /nix/store. */
-function repointOutLinks(words: readonly string[], store: string): void {
-  const { name } = outLink(words);
-  const candidates = [name, ...Array.from({ length: 31 }, (_, index) => `${name}-${index + 2}`)];
-  const links = candidates.filter((candidate) => {
-    if (!lstatSync(candidate, { throwIfNoEntry: false })?.isSymbolicLink()) return false;
-    const target = readlinkSync(candidate);
-    if (existsSync(target) || !existsSync(`${store}${target}`)) return false;
-    link(candidate, `${store}${target}`);
-    return true;
-  });
-  const where = links.length === 0 ? `below ${store}` : `${links.join(", ")} → ${store}`;
-  complain(`fleet: built into this stack's own store, as the machine has none that this user can write to: ${where}`);
 }

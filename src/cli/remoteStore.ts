@@ -25,6 +25,8 @@ export interface RemoteRun {
 interface Built {
   readonly derivations: readonly string[];
   readonly paths: readonly string[];
+  /** What Nix adds to the name for links (`result`) for each of the paths. */
+  readonly suffixes: readonly string[];
   /** What Nix printed. */
   readonly printed: string;
 }
@@ -47,7 +49,7 @@ export async function runInRemoteStore(run: RemoteRun): Promise<number> {
   say(built.printed);
   if (wantsLinks) {
     built.paths.forEach((path, index) => {
-      link(index === 0 ? own.name : `${own.name}-${index + 1}`, `${store ?? ""}${path}`);
+      link(`${own.name}${built.suffixes[index] ?? ""}`, `${store ?? ""}${path}`);
     });
   }
   return 0;
@@ -88,8 +90,14 @@ async function runNixBuild(run: RemoteRun): Promise<Built | number> {
     if (sentence !== undefined) complain(`fleet: ${sentence}`);
     return build.exitCode ?? 1;
   }
+  const derivations = wanted.map((line) => line.replace(/!.*/, ""));
+  const numbers = [...new Set(derivations)];
   return {
-    derivations: wanted.map((line) => line.replace(/!.*/, "")),
+    derivations,
+    suffixes: outputs.map((line, index) => {
+      const number = numbers.indexOf(derivations[index] ?? "");
+      return `${number === 0 ? "" : `-${number + 1}`}${outputSuffix(line.replace(/.*!/, ""))}`;
+    }),
     paths: build.stdout.split("\n").filter((line) => line !== ""),
     printed: build.stdout,
   };
@@ -124,14 +132,24 @@ async function runNixNew(run: RemoteRun, outLinkOption: number | undefined): Pro
   });
   if (build.code === "ENOENT") throw missing("nix");
   if (build.exitCode !== 0) return build.exitCode ?? 1;
-  if (words.includes("--dry-run")) return { derivations: [], paths: [], printed: build.stdout };
+  if (words.includes("--dry-run")) return { derivations: [], paths: [], suffixes: [], printed: build.stdout };
   const results = buildResults.parse(JSON.parse(build.stdout));
   const paths = results.flatMap(({ outputs }) => Object.values(outputs));
+  // Unlike `nix-build`, it counts from 0.
+  const suffixes = results.flatMap(({ outputs }, index) =>
+    Object.keys(outputs).map((output) => `${index === 0 ? "" : `-${index}`}${outputSuffix(output)}`),
+  );
   return {
+    suffixes,
     derivations: results.flatMap(({ drvPath }) => drvPath ?? []),
     paths,
     printed: words.includes("--json") ? build.stdout : paths.join("\n"),
   };
+}
+
+/** What Nix adds to a link's name for an output. */
+function outputSuffix(output: string): string {
+  return output === "out" ? "" : `-${output}`;
 }
 
 /** Says that a program of Nix isn't there. */

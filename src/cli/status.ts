@@ -5,7 +5,7 @@ import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { runProgram, wordsOf } from "../process.ts";
 import { fullTrust } from "../nix/trust.ts";
-import { explainFailure } from "../smoke/failure.ts";
+import { explainFailure, loginKey } from "../smoke/failure.ts";
 import { stackDirectory, writeOwnClient, type Fleet, type UsableFleet } from "./stack.ts";
 
 /** One row. */
@@ -83,7 +83,7 @@ export async function askForAnswer(
     ? `no answer within ${patience} s`
     : ping.tooMuch
       ? ping.problem
-      : explainFailure(wordsOf(ping)).reason;
+      : explainFailure(wordsOf(ping), loginKey(builder)).reason;
   return { answers: false, reason };
 }
 

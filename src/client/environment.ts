@@ -1,4 +1,5 @@
 /** Runs Nix as a client of the fleet: with the emitted files, and nothing of the machine's own configuration. */
+import { spawnSync } from "node:child_process";
 
 /** Where a client's Nix reads and writes. */
 export interface ClientLocation {
@@ -6,6 +7,8 @@ export interface ClientLocation {
   readonly clientDirectory: string;
   /** Folder for a store of its own; `undefined`: the machine's store. */
   readonly store: string | undefined;
+  /** Whether a person's arguments let Nix build here after all. Default: false. */
+  readonly localBuilds?: boolean;
 }
 
 /**
@@ -13,7 +16,11 @@ export interface ClientLocation {
  *
  * All by variables, so that a person's own arguments reach Nix untouched.
  */
-export function clientEnvironment({ clientDirectory, store }: ClientLocation): Record<string, string> {
+export function clientEnvironment({
+  clientDirectory,
+  store,
+  localBuilds = false,
+}: ClientLocation): Record<string, string> {
   return {
     NIX_CONF_DIR: clientDirectory,
     NIX_USER_CONF_FILES: "",
@@ -23,8 +30,8 @@ export function clientEnvironment({ clientDirectory, store }: ClientLocation): R
       // Without a way out, Nix would retry every cache for 5 s; the builders ask the caches as well.
       "download-attempts = 1",
       "connect-timeout = 5",
-      // Nobody builds in a store of one's own; Nix would warn of a missing group all the same.
-      ...(store === undefined ? [] : ["build-users-group ="]),
+      // Where nobody builds, Nix would warn of a missing group all the same. Where somebody does, it must refuse to build as root.
+      ...(store !== undefined || (!localBuilds && !hasBuildUsers()) ? ["build-users-group ="] : []),
       "",
     ].join("\n"),
     NIX_SSHOPTS: `-F ${clientDirectory}/ssh_config`,
@@ -32,4 +39,12 @@ export function clientEnvironment({ clientDirectory, store }: ClientLocation): R
     NIX_REMOTE: store === undefined ? "local" : `local?root=${store}`,
     ...(store !== undefined && { NIX_STATE_DIR: `${store}/state`, NIX_LOG_DIR: `${store}/log` }),
   };
+}
+
+let buildUsers: boolean | undefined;
+
+/** Whether the machine has the group of which Nix's build users are by default, or nobody can tell (macOS has no `getent`). */
+function hasBuildUsers(): boolean {
+  const notFound = 2;
+  return (buildUsers ??= spawnSync("getent", ["group", "nixbld"], { stdio: "ignore" }).status !== notFound);
 }

@@ -19,9 +19,10 @@ import { systems } from "../nix/system.ts";
 import { fullTrust, rowObstacle } from "../nix/trust.ts";
 import { oneLine } from "../machineText.ts";
 import { runProgram, wordsOf } from "../process.ts";
+import { administratorWords } from "../ssh/administration.ts";
 import { SmokeBuilds } from "../smoke/builds.ts";
 import { isAtLeast } from "../nix/version.ts";
-import { explainFailure } from "../smoke/failure.ts";
+import { explainFailure, loginKey } from "../smoke/failure.ts";
 import { runSmokeTest } from "../smoke/smokeTest.ts";
 import { tryTakeover } from "../smoke/takeover.ts";
 import type { Verdict } from "../smoke/verdict.ts";
@@ -125,7 +126,7 @@ async function checkLogin({ name, machine, clientDirectory }: BuilderToExamine):
     const { what, fix } =
       probe.cutOff === true
         ? { what: `a login was cut off: ${probe.output}`, fix: "look at sshd and the load on that machine" }
-        : loginProblem(probe.output, name);
+        : loginProblem(probe.output, name, machine);
     return [{ ...about, severity: "error", what, why: "no build can be sent to it", fix }];
   }
   const login = {
@@ -174,7 +175,7 @@ export async function probeLogin(
   return { outcome: "refused", output };
 }
 
-function loginProblem(output: string, name: string): { what: string; fix: string } {
+function loginProblem(output: string, name: string, machine: BuildMachine): { what: string; fix: string } {
   if (/Host key verification failed|IDENTIFICATION HAS CHANGED|host key is known/i.test(output)) {
     return {
       what: "it shows another host key than the pinned one; nothing was sent to it",
@@ -182,12 +183,18 @@ function loginProblem(output: string, name: string): { what: string; fix: string
     };
   }
   if (/Permission denied \(|Too many authentication failures/i.test(output) && !/^Load key/m.test(output)) {
+    if (machine.sshKey !== undefined) {
+      return {
+        what: `it refuses the key ${machine.sshKey} (sshKey of '${name}')`,
+        fix: `put what \`ssh-keygen -y -f ${machine.sshKey}\` prints into authorized_keys of its user ${machine.sshUser}`,
+      };
+    }
     return {
       what: "it refuses the client's key",
       fix: "deploy again (npm run pulumi -- up); on a host of your own, put `npm run pulumi -- stack output clientPublicKey` into authorized_keys of its user",
     };
   }
-  return { what: explainFailure(output).reason, fix: "see docs/troubleshooting.md" };
+  return { what: explainFailure(output, loginKey(machine)).reason, fix: "see docs/troubleshooting.md" };
 }
 
 async function checkHandshake({ name, machine, clientDirectory }: BuilderToExamine): Promise<Finding[]> {
@@ -202,7 +209,7 @@ async function checkHandshake({ name, machine, clientDirectory }: BuilderToExami
     ? `its store does not answer within ${patience} s`
     : ping.tooMuch
       ? ping.problem
-      : explainFailure(wordsOf(ping)).reason;
+      : explainFailure(wordsOf(ping), loginKey(machine)).reason;
   const why = "sshd alone builds nothing: each build fails, or hangs, once it is sent";
   const fix = `on the builder: systemctl restart nix-daemon; sudo -u ${machine.sshUser} nix store ping`;
   return [{ ...about, severity: "error", what, why, fix }];
@@ -303,19 +310,10 @@ async function checkInside(builder: BuilderToExamine): Promise<Finding[]> {
     writeFileSync(`${scratch}/key`, administration.privateKey, { mode: 0o600 });
     const result = await runProgram(
       "ssh",
-      [
-        ...["-F", "/dev/null", "-i", `${scratch}/key`, "-p", String(machine.port), "-l", administration.user],
-        ...[
-          "BatchMode=yes",
-          "ConnectTimeout=10",
-          "IdentitiesOnly=yes",
-          "StrictHostKeyChecking=yes",
-          `HostKeyAlias=${machine.alias}`,
-          `UserKnownHostsFile=${clientDirectory}/known_hosts`,
-          "GlobalKnownHostsFile=/dev/null",
-        ].flatMap((option) => ["-o", option]),
-        ...[machine.hostName, measureCommand],
-      ],
+      administratorWords(
+        { machine, user: administration.user, keyFile: `${scratch}/key`, clientDirectory },
+        measureCommand,
+      ),
       {
         input: measureScript(declared, administration.peculiarities),
         milliseconds: patience * 1000,
@@ -345,7 +343,7 @@ async function checkInside(builder: BuilderToExamine): Promise<Finding[]> {
           {
             ...about,
             severity: "warning",
-            what: `its administrator can't log in: ${explainFailure(result.stderr || result.problem).reason}`,
+            what: `its administrator can't log in: ${explainFailure(result.stderr || result.problem, "administrator").reason}`,
           },
         ];
   } finally {

@@ -1,6 +1,7 @@
 /** What this machine must have for a fleet, looked at before anything is made. */
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
+import { keyProblem } from "../client/keyFile.ts";
 import type { FleetSpec } from "../fleetSpec.ts";
 import { systemOfThisMachine, type System } from "../nix/system.ts";
 import { emulation, emulationObstacle } from "./emulation.ts";
@@ -114,23 +115,6 @@ function refuseUnusableKey(name: string, path: string): void {
   throw new MissingTool(
     `builder '${name}': sshKey ${path} ${problem}; it must be a private key file that you may read`,
   );
-}
-
-/** Why ssh can't use a private key, as far as that shows without its passphrase; `undefined`: it may be able to. */
-function keyProblem(path: string): string | undefined {
-  try {
-    const file = statSync(path);
-    if (!file.isFile()) return "is no file";
-    const text = readFileSync(path, "utf8");
-    if (/^(ssh|ecdsa|sk)-\S+ AAAA/.test(text)) return "is a public key";
-    if (!/^-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----/m.test(text)) return "holds no private key";
-    // ssh looks at the mode of files of this user alone.
-    return file.uid === process.getuid?.() && (file.mode & 0o077) !== 0
-      ? "is open to others, so that ssh refuses it (chmod 600)"
-      : undefined;
-  } catch {
-    return "can't be read";
-  }
 }
 
 /** Why a builder for another architecture can't be here. */

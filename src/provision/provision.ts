@@ -151,7 +151,7 @@ async function whenNixos(
         pause = 100;
         break;
       }
-      const { reason } = explainFailure(stderr);
+      const { reason } = explainFailure(stderr, "administrator");
       if (/IDENTIFICATION HAS CHANGED|Host key verification failed|host key is known/i.test(stderr)) {
         throw new Error(`builder ${wanted.alias} (${wanted.address}) is refused: ${reason}.`);
       }

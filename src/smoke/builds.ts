@@ -8,7 +8,7 @@ import type { BuildMachine, Protocol } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { runProgram, type Ended } from "../process.ts";
 import type { SmokeDerivation } from "./derivation.ts";
-import { explainFailure, type Failure } from "./failure.ts";
+import { explainFailure, loginKey, type Failure } from "./failure.ts";
 import type { CaseResult } from "./verdict.ts";
 
 /** How one derivation is built. */
@@ -79,7 +79,7 @@ export class SmokeBuilds {
         ? { reason: `it did not finish within ${this.#timeout} s (\`smokeTimeout\`)`, mayPass: false }
         : build.tooMuch
           ? { reason: `of its messages and the build's log ${build.problem}`, mayPass: false }
-          : explainFailure(build.stderr.trim() === "" ? build.problem : build.stderr);
+          : explainFailure(build.stderr.trim() === "" ? build.problem : build.stderr, loginKey(this.#machine));
       return { ...failure, nonce, seconds, log: build.stderr };
     }
     const storePaths = build.stdout.trim().split("\n");

@@ -10,8 +10,16 @@ export interface Failure {
   readonly mayPass: boolean;
 }
 
-interface Symptom extends Failure {
+/** Whose key a login was tried with: what is to be done about it differs. */
+export type LoginKey =
+  | "client"
+  | "administrator"
+  /** A builder's own `sshKey`. */
+  | { readonly file: string };
+
+interface Symptom extends Omit<Failure, "reason"> {
   readonly pattern: RegExp;
+  readonly reason: string | ((key: LoginKey) => string);
 }
 
 const wrongSystem =
@@ -29,16 +37,15 @@ const symptoms: readonly Symptom[] = [
   },
   {
     pattern: /bad permissions|invalid format|error in libcrypto|no such identity|Load key .*: /i,
-    reason:
-      "ssh can't use the private key; the file must exist, be readable by you alone (chmod 600) and hold a private key",
+    reason: (key) =>
+      `ssh can't use the private key${typeof key === "object" ? ` ${key.file}` : ""}; ` +
+      "the file must exist, be readable by you alone (chmod 600) and hold a private key",
     mayPass: false,
   },
   {
     // With the methods that ssh tried: Nix and the file system deny permission in the same two words.
     pattern: /Permission denied \([a-z,-]+\)|Too many authentication failures/i,
-    reason:
-      "it refuses the key. The builder must have the client's public key (`npm run pulumi -- stack output clientPublicKey`) " +
-      "in the authorized_keys of the user that the fleet logs in as",
+    reason: refusesKey,
     mayPass: false,
   },
   {
@@ -128,17 +135,55 @@ const symptoms: readonly Symptom[] = [
   },
 ];
 
+function refusesKey(key: LoginKey): string {
+  if (key === "administrator") {
+    return "it refuses the administrator's key, which a deployment gives it (`npm run pulumi -- up`)";
+  }
+  if (key === "client") {
+    return (
+      "it refuses the key. The builder must have the client's public key (`npm run pulumi -- stack output clientPublicKey`) " +
+      "in the authorized_keys of the user that the fleet logs in as"
+    );
+  }
+  return (
+    `it refuses the key ${key.file} (\`sshKey\`). The builder must have what \`ssh-keygen -y -f ${key.file}\` prints in the ` +
+    "authorized_keys of the user that the fleet logs in as"
+  );
+}
+
+/** The key that a client logs in to a builder with. */
+export function loginKey({ sshKey }: { readonly sshKey?: string }): LoginKey {
+  return sshKey === undefined ? "client" : { file: sshKey };
+}
+
+const printsSomething =
+  "it prints something where Nix should answer, which breaks Nix's protocol. The user that the fleet logs in as needs a real shell " +
+  "(not `nologin`) whose start-up files print nothing to programs: in ~/.bashrc, put `[[ $- == *i* ]] || return` first.";
+
+/** What a machine printed before its Nix could speak, as Nix quotes it; whatever it says, it is no symptom. Empty: nothing. */
+function wordsBeforeNix(output: string): string {
+  const quotation = /protocol mismatch(?: from '[^'\n]*')?, got '(.*?)(?:\nFailed to find a machine|\nerror: |$)/s;
+  const [, words = ""] = quotation.exec(output) ?? [];
+  // Behind them comes the beginning of what the Nix there says, by either protocol, and the end of the quotation.
+  return words.replace(/\s*(oixd|\uFFFD+RT)?[\s\uFFFD]*'?\s*$/, "").replaceAll(/\n {7}( {7})?/g, "\n");
+}
+
 /**
  * The reason for a failed build.
  *
  * @param output Everything that Nix and ssh printed.
+ * @param key What the login was tried with.
  * @returns A reason in words; what isn't recognized comes back as its last lines, quoted.
  */
-export function explainFailure(output: string): Failure {
+export function explainFailure(output: string, key: LoginKey): Failure {
   // A cache that a builder can't reach is no reason: Nix warns of it, in the same words as of a builder, and goes on.
   const relevant = output.replaceAll(/^warning: .*$/gm, "");
+  const printed = wordsBeforeNix(relevant);
+  if (printed !== "") return { reason: `${printsSomething} It printed:\n${quoted(printed)}`, mayPass: false };
   const known = symptoms.find(({ pattern }) => pattern.test(relevant));
-  if (known !== undefined) return { reason: known.reason, mayPass: known.mayPass };
+  if (known !== undefined) {
+    return { reason: typeof known.reason === "string" ? known.reason : known.reason(key), mayPass: known.mayPass };
+  }
   const lines = quoted(output, 4);
   return { reason: lines === "" ? "Nix failed without a word" : `Nix said:\n${lines}`, mayPass: false };
 }

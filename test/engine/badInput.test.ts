@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { createServer } from "node:net";
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { execa } from "execa";
@@ -35,6 +36,13 @@ describe("what can be known beforehand ends before anything is made", () => {
     expect(await refusal({ builders: [{ ...x86, maxJobs: 0 }] })).toContain(
       "builders[0].maxJobs: 0 is not allowed; allowed is a whole number of at least 1",
     );
+  });
+
+  it("a host key that was left empty, and one feature in place of a list", async () => {
+    const own = { name: "own", provider: "existing", system: "x86_64-linux", address: "127.0.0.9" };
+    const output = await refusal({ builders: [{ ...own, hostKey: null, supportedFeatures: "kvm" }] });
+    expect(output).toContain("builders[0].hostKey: has no value; allowed is the host's public key line");
+    expect(output).toContain('builders[0].supportedFeatures: "kvm" is not allowed; allowed is a list such as');
   });
 
   it("a host key that was cut off in copying, for which no client could be configured", async () => {
@@ -100,13 +108,28 @@ describe("what can be known beforehand ends before anything is made", () => {
       },
       "is open to others, so that ssh refuses it (chmod 600)",
     ],
+    [
+      "has a passphrase",
+      (path) => {
+        execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "secret", "-f", path]);
+      },
+      "has a passphrase, for which Nix can ask nobody",
+    ],
+    [
+      "holds what only begins as a key",
+      (path) => {
+        writeFileSync(path, "-----BEGIN OPENSSH PRIVATE KEY-----\nnonsense\n", { mode: 0o600 });
+      },
+      "holds no private key that ssh can read",
+    ],
   ])("a key file that %s", async (_, make, problem) => {
     const sshKey = `${fleet.project}/key`;
     make(sshKey);
     const own = { name: "own", provider: "existing", system: "x86_64-linux", address: "127.0.0.9" };
     const output = await refusal({ builders: [{ ...own, hostKey: anotherHostKey, sshKey }] });
     rmSync(sshKey, { recursive: true, force: true });
-    expect(output).toContain(`builder 'own': sshKey ${sshKey} ${problem}; it must be a private key file`);
+    expect(output).toContain(`builder 'own': sshKey ${sshKey} ${problem}`);
+    expect(output).toContain("; it must be a private key file that you may read");
   });
 });
 
@@ -150,16 +173,10 @@ describe("a host that the person already has", () => {
     expect(await failure({ hostKey: anotherHostKey })).toContain("it presents another host key than the pinned one");
   });
 
-  it("fails in words when it refuses the key", async () => {
+  it("fails in words when it refuses the key, and says of which one", async () => {
     const key = `${fleet.project}/stranger`;
     await execa("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", key]);
-    expect(await failure({ sshKey: key })).toContain("it refuses the key");
-  });
-
-  it("fails in words when the key file holds no key", async () => {
-    const key = `${fleet.project}/nonsense`;
-    writeFileSync(key, "-----BEGIN OPENSSH PRIVATE KEY-----\nnonsense\n", { mode: 0o600 });
-    expect(await failure({ sshKey: key })).toContain("ssh can't use the private key");
+    expect(await failure({ sshKey: key })).toContain(`it refuses the key ${key} (\`sshKey\`)`);
   });
 
   it("fails in words when nothing listens there", async () => {

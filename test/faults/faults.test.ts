@@ -161,7 +161,7 @@ describe("a network that swallows everything", () => {
     proxy.fallSilent();
     const alone = await fleet.nixBuild(derivation("echo > $out"), only("t-a"));
     expect(alone.failed).toBe(true);
-    expect(explainFailure(alone.all).reason).toContain("over the network");
+    expect(explainFailure(alone.all, "client").reason).toContain("over the network");
     symptom(alone.all, "Connection timed out during banner exchange");
     symptom(alone.all, "unable to start any build");
     const result = await fleet.nixBuild(derivation("echo > $out"));
@@ -224,7 +224,7 @@ it("a full disk: named, others go on, space comes back", async ({ skip }) => {
     const full = await fleet.nixBuild(big, only("t-a"));
     expect(full.failed).toBe(true);
     expect(full.all).toContain("t-a");
-    expect(explainFailure(full.all).reason).toContain("disk is full");
+    expect(explainFailure(full.all, "client").reason).toContain("disk is full");
     symptom(full.all, "No space left on device");
     expect((await fleet.nixBuild(derivation("echo > $out"), only("t-b"))).failed).toBe(false);
     const { local } = fleet.builder("t-a");
@@ -252,7 +252,7 @@ describe("keys that don't fit", () => {
     fleet.writeClient([{ ...a, publicHostKey: base64(other().publicKey) }, b]);
     const result = await fleet.nixBuild(derivation("echo > $out"), only("t-a"));
     expect(result.failed).toBe(true);
-    expect(explainFailure(result.all).reason).toContain("another host key");
+    expect(explainFailure(result.all, "client").reason).toContain("another host key");
     symptom(result.all, "Host key verification failed");
     expect(existsSync(`${fleet.builder("t-a").local.directory}/root/nix/store`)).toBe(false);
     record("wrong host key", "refused in words, nothing sent");
@@ -262,7 +262,7 @@ describe("keys that don't fit", () => {
     fleet.writeClient(undefined, other().privateKey);
     const result = await fleet.nixBuild(derivation("echo > $out"), only("t-a"));
     expect(result.failed).toBe(true);
-    expect(explainFailure(result.all).reason).toContain("refuses the key");
+    expect(explainFailure(result.all, "client").reason).toContain("refuses the key");
     symptom(result.all, "Permission denied (publickey)");
     record("wrong client key", "refused in words");
   });
@@ -271,7 +271,7 @@ describe("keys that don't fit", () => {
     const row = only("t-a").at(1)?.split(" ").with(7, base64(other().publicKey)).join(" ") ?? "";
     const result = await fleet.nixBuild(derivation("echo > $out"), ["--builders", row]);
     expect(result.failed).toBe(true);
-    expect(explainFailure(result.all).reason).toContain("another host key");
+    expect(explainFailure(result.all, "client").reason).toContain("another host key");
     expect(existsSync(`${fleet.builder("t-a").local.directory}/root/nix/store`)).toBe(false);
     record("wrong column 8", "refused in words, nothing sent");
   });

@@ -309,6 +309,33 @@ describe("node tools/run.mjs", () => {
     });
   });
 
+  describe("where programs can't put what they need for a moment", () => {
+    const runWith = (env: NodeJS.ProcessEnv) =>
+      run(sandbox("console.log(`the task ran: ${process.env.TMPDIR}`);"), ["pulumi"], {
+        env: { ...process.env, ...env },
+      });
+
+    it.each([
+      ["isn't there", (folder: string) => `${folder}/nowhere`, "there is no such folder"],
+      ["is a file", (folder: string) => `${folder}/package.json`, "it is no folder"],
+      ["is relative", () => "tmp", "it is no absolute path"],
+    ])("TMPDIR that %s is refused, and the remedy works", async (_, folder, problem) => {
+      const TMPDIR = folder(directory);
+      const { code, stdout, stderr } = await runWith({ TMPDIR });
+      expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+      expect(stderr).toBe(
+        `TMPDIR is ${TMPDIR}, but ${problem}: unset TMPDIR, or set it to a folder that you may write to.\n`,
+      );
+      rmSync(join(directory, "tools"), { recursive: true });
+      for (const name of ["package.json", "package-lock.json", "node_modules"]) rmSync(join(directory, name));
+      expect(await runWith({ TMPDIR: directory })).toMatchObject({ code: 0 });
+    });
+
+    it("an empty TMPDIR counts as none, for Nix as well, which takes it for the name of a folder", async () => {
+      expect(await runWith({ TMPDIR: "" })).toMatchObject({ code: 0, stdout: "the task ran: undefined\n" });
+    });
+  });
+
   describe("where the person has a proxy", () => {
     /** Asks for something far away, and for two things on this machine: over HTTP, and over gRPC as Pulumi's program asks its engine. */
     const script = `

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { quoted } from "../../src/machineText.ts";
-import { explainFailure } from "../../src/smoke/failure.ts";
+import { explainFailure, type LoginKey } from "../../src/smoke/failure.ts";
 
 /** Messages as Nix 2.8 to 2.34 and OpenSSH 9 print them. */
 describe("the reason of a failed build, in words", () => {
@@ -74,27 +74,57 @@ describe("the reason of a failed build, in words", () => {
     ],
     ["error: writing to file: No space left on device", "disk is full", false],
   ])("%s", (output, reason, mayPass) => {
-    const failure = explainFailure(output);
+    const failure = explainFailure(output, "client");
     expect(failure.reason).toContain(reason);
     expect(failure.mayPass).toBe(mayPass);
   });
 
+  it.each([
+    [
+      "cannot build on 'ssh-ng://root@t': error: cannot open connection to remote store 'ssh-ng://root@t': error: protocol mismatch, got 'Welcome\n              Connection timed out'\nFailed to find a machine for remote build!\nderivation: x.drv",
+      "  | Welcome\n  | Connection timed out",
+    ],
+    [
+      "error: 'nix-store --serve' protocol mismatch from 't', got 'Welcome\n       \uFFFD\uFFFDRT\uFFFD'",
+      "  | Welcome",
+    ],
+    ["error: cannot open connection to remote store 'ssh-ng://t': error: protocol mismatch, got 'hioixd", "  | hi"],
+  ])("quotes what a login printed where Nix should answer, whatever it says: %s", (said, printed) => {
+    const { reason, mayPass } = explainFailure(said, "client");
+    expect(reason).toContain("~/.bashrc");
+    expect(reason.endsWith(`It printed:\n${printed}`), reason).toBe(true);
+    expect(mayPass).toBe(false);
+  });
+
+  it.each<[LoginKey, string]>([
+    ["client", "stack output clientPublicKey"],
+    ["administrator", "it refuses the administrator's key, which a deployment gives it"],
+    [{ file: "/k" }, "it refuses the key /k (`sshKey`). The builder must have what `ssh-keygen -y -f /k` prints"],
+  ])("says of the key that was refused what to do about that one: %j", (key, words) => {
+    const { reason } = explainFailure("me@127.0.0.9: Permission denied (publickey).", key);
+    expect(reason).toContain(words);
+    expect(reason.includes("clientPublicKey")).toBe(key === "client");
+  });
+
   it("does not blame the sandbox for a build that clones something", () => {
-    const { reason } = explainFailure("Cloning into 'source'...\nerror: git clone failed\nerror: builder failed");
+    const { reason } = explainFailure(
+      "Cloning into 'source'...\nerror: git clone failed\nerror: builder failed",
+      "client",
+    );
     expect(reason).not.toContain("sandbox");
   });
 
   it("blames neither ssh nor the store for what a build was denied", () => {
     const said = "touch: cannot touch '/etc/x': Permission denied\nerror: builder failed with exit code 1";
-    expect(explainFailure(said).reason).toBe(`Nix said:\n${quoted(said)}`);
+    expect(explainFailure(said, "client").reason).toBe(`Nix said:\n${quoted(said)}`);
     const refused = "curl: (7) Failed to connect to 127.0.0.1 port 80: Connection refused\nerror: builder failed";
-    expect(explainFailure(refused).reason).toBe(`Nix said:\n${quoted(refused)}`);
+    expect(explainFailure(refused, "client").reason).toBe(`Nix said:\n${quoted(refused)}`);
   });
 
   it("shows the last lines of what it doesn't know", () => {
-    expect(explainFailure("one\ntwo\nthree\nfour\nfive\n").reason).toBe(
+    expect(explainFailure("one\ntwo\nthree\nfour\nfive\n", "client").reason).toBe(
       "Nix said:\n  | two\n  | three\n  | four\n  | five",
     );
-    expect(explainFailure("").reason).toBe("Nix failed without a word");
+    expect(explainFailure("", "client").reason).toBe("Nix failed without a word");
   });
 });

@@ -1,10 +1,14 @@
 /** The smoke test against real builders: sound ones, and ones with a hole or a lie each. */
+import { execFileSync } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
+import { userInfo } from "node:os";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { protocols } from "../../src/nix/buildMachine.ts";
 import { kernelArch } from "../../src/nix/system.ts";
 import { parseBuiltBy, smokeExpression } from "../../src/smoke/derivation.ts";
+import { explainFailure } from "../../src/smoke/failure.ts";
 import { clockOffset, contradiction, roundTrip, runSmokeTest, type SmokeTest } from "../../src/smoke/smokeTest.ts";
 import { tryRefusals } from "../../src/smoke/refusals.ts";
 import type { CaseResult } from "../../src/smoke/verdict.ts";
@@ -69,6 +73,52 @@ describe("a quick test", () => {
       fleet.writeClient();
     });
     await expect(runSmokeTest(test)).rejects.toThrow("it refuses the key");
+  });
+
+  it("shows what the login prints where Nix should answer, and the remedy works", async ({ skip }) => {
+    skip(!userInfo().shell?.endsWith("/bash"), "needs a login shell that reads ~/.bashrc");
+    const home = `${fleet.directory}/home`;
+    mkdirSync(home);
+    // As an existing host has it, whose sshd keeps no shell from reading it.
+    change("sshd_config", (text) => text.replace("SetEnv SHLVL=1", `SetEnv HOME=${home}`));
+    process.kill(fleet.sshd("t-a"), "SIGHUP");
+    onTestFinished(async () => {
+      await fleet.kill("t-a");
+      await fleet.restart("t-a");
+    });
+    const prints = "echo 'Welcome to the machine'; printf '\\033[2JThe last backup is of today\\n'\n";
+    writeFileSync(`${home}/.bashrc`, prints);
+    for (const protocol of protocols) {
+      const { machine } = fleet.builder("t-a");
+      fleet.writeClient([{ ...machine, protocol }]);
+      onTestFinished(() => {
+        fleet.writeClient();
+      });
+      const reason = await runSmokeTest(test).catch((error: unknown) => (error as Error).message);
+      expect(reason).toContain("~/.bashrc");
+      expect(reason).toMatch(/It printed:\n {2}\| Welcome to the machine\n {2}\| The last backup is of today\.?$/);
+    }
+    const [, remedy] = /`(\[\[ .*?)`/.exec(explainFailure("protocol mismatch, got 'x'", "client").reason) ?? [];
+    writeFileSync(`${home}/.bashrc`, `${remedy ?? ""}\n${prints}`);
+    expect(await runSmokeTest(test)).toMatchObject({ verified: true });
+  });
+
+  it("says what to do about a builder's own key that isn't accepted, and that works", async () => {
+    const sshKey = `${fleet.directory}/own-key`;
+    const { privateKey } = keyPair(fleet.directory);
+    writeFileSync(sshKey, privateKey, { mode: 0o600 });
+    const { machine } = fleet.builder("t-a");
+    fleet.writeClient([{ ...machine, sshKey }]);
+    onTestFinished(() => {
+      fleet.writeClient();
+    });
+    const reason = await runSmokeTest(test).catch((error: unknown) => (error as Error).message);
+    expect(reason).toContain(`it refuses the key ${sshKey} (\`sshKey\`)`);
+    expect(reason).not.toContain("clientPublicKey");
+    const [, command = "false"] = /`(ssh-keygen .*?)`/.exec(typeof reason === "string" ? reason : "") ?? [];
+    const publicKey = execFileSync("sh", ["-c", command], { encoding: "utf8" });
+    change("authorized_keys", (text) => `${text}${text.split("\n")[0]?.replace(/ssh-ed25519 .*/, publicKey) ?? ""}`);
+    expect(await runSmokeTest(test)).toMatchObject({ verified: true });
   });
 
   it("does not take another machine's word for it", async () => {
