@@ -73,12 +73,17 @@ in
       PubkeyAcceptedAlgorithms = builtins.concatStringsSep "," clientKeyAlgorithms;
       X11Forwarding = false;
       # Every derivation opens a connection of its own (NixOS/nix#8499).
-      MaxStartups = "100:30:200";
+      MaxStartups = "200:30:400";
       MaxSessions = 100;
+      # Whoever connects and says nothing is gone soon.
+      LoginGraceTime = 20;
       ClientAliveInterval = 30;
       ClientAliveCountMax = 4;
-    };
-    extraConfig = ''
+    }
+    # One client's failed logins would lock out all that share its address (NAT). OpenSSH has penalties since 9.8, and knows no unknown setting.
+    // (if builtins.compareVersions pkgs.openssh.version "9.8" >= 0 then { PerSourcePenalties = "no"; } else { });
+    # Last: another module's lines would fall into the Match.
+    extraConfig = lib.mkAfter ''
       Match User ${builtins.concatStringsSep "," clientUsers}
         ForceCommand ${storeProtocolsOnly}
         DisableForwarding yes
@@ -90,7 +95,8 @@ in
     settings = {
       # Whoever is trusted is root here: docs/security.md. The group has no name here, because all client users are in it.
       trusted-users = [ "root" ] ++ (if parameters.trustedClients then [ "nix-builder-trusted" ] else [ ]);
-      system-features = parameters.systemFeatures;
+      # NixOS has a list of its own, kvm included, at the same priority, to which this one would be added.
+      system-features = lib.mkForce parameters.systemFeatures;
       # Over ssh-ng the client's own limits don't reach the builder.
       timeout = parameters.timeout;
       max-silent-time = parameters.maxSilentTime;

@@ -19,7 +19,7 @@ it("`smoke: full` proves the whole matrix and every refusal, and tells in the ou
   expect(verification).toMatchObject({ here: { verified: true, level: "full", sandboxed: true } });
   expect(JSON.stringify(verification)).toContain("refuses forwarding to its networks");
   expect(measurement).toMatchObject({
-    here: { nixFeatures: ["big-parallel"], sandbox: "true", maxStartups: "100:30:200" },
+    here: { nixFeatures: ["big-parallel"], sandbox: "true", maxStartups: "200:30:400" },
   });
 });
 

@@ -30,9 +30,21 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
     expect(client).toMatch(/^disableforwarding yes$/m);
     expect(client).toMatch(/^permittty no$/m);
     expect(client).toMatch(/^passwordauthentication no$/m);
-    expect(client).toMatch(/^maxstartups 100:30:200$/m);
+    expect(client).toMatch(/^maxstartups 200:30:400$/m);
+    expect(client).toMatch(/^logingracetime 20$/m);
+    // Of another module, which a Match doesn't allow.
+    expect(client).toMatch(/^usedns no$/m);
     expect(client).toMatch(/^authorizedkeysfile \/etc\/nixos\/nix-builder\/keys\/%u$/m);
     expect(effective("root")).toMatch(/^forcecommand none$/m);
+  });
+
+  it("has no feature but those that the fleet says, whatever NixOS has itself", () => {
+    expect(evaluate({ systemFeatures: ["benchmark"] }).nix.settings["system-features"]).toEqual(["benchmark"]);
+  });
+
+  it("penalises no address, where OpenSSH would", () => {
+    expect(builder.services.openssh.settings).not.toHaveProperty("PerSourcePenalties");
+    expect(evaluateBuilder(directory, {}, "10.0p2").services.openssh.settings["PerSourcePenalties"]).toBe("no");
   });
 
   it("has the limits of builds that the fleet says, as Nix's own settings", () => {

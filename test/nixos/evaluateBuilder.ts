@@ -37,7 +37,11 @@ const evaluated = z.object({
 export type EvaluatedBuilder = z.infer<typeof evaluated>;
 
 /** Has the real Nix evaluate nixos/builder.nix with these parameters, over a stub of nixpkgs. */
-export function evaluateBuilder(directory: string, changed: Partial<BuilderParameters> = {}): EvaluatedBuilder {
+export function evaluateBuilder(
+  directory: string,
+  changed: Partial<BuilderParameters> = {},
+  opensshVersion = "9.2p1",
+): EvaluatedBuilder {
   const own = mkdtempSync(`${directory}/`);
   const builderNix = readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8");
   for (const [name, text] of Object.entries(moduleFiles({ ...parameters, ...changed }, builderNix))) {
@@ -45,7 +49,7 @@ export function evaluateBuilder(directory: string, changed: Partial<BuilderParam
   }
   writeFileSync(`${own}/nix.conf`, "build-users-group =\n");
   copyFileSync(`${import.meta.dirname}/stub.nix`, `${own}/stub.nix`);
-  const expression = `import ${own}/stub.nix { directory = ${own}; }`;
+  const expression = `import ${own}/stub.nix { directory = ${own}; opensshVersion = "${opensshVersion}"; }`;
   const env = {
     ...process.env,
     NIX_STATE_DIR: `${own}/state`,
