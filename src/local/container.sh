@@ -2,7 +2,7 @@
 # Makes the container of one local builder and becomes its first process, init.sh. container.ts starts it as root of new mount and PID
 # namespaces, and tells it everything by the variables below.
 #
-#   FLEET_DIRECTORY  the builder's folder; the container sees root, state, log, run, tmp and conf of it, at the same paths
+#   FLEET_DIRECTORY  the builder's folder; the container sees root, state, log, run and conf of it at the same paths, and tmp as /builds
 #   FLEET_BINDS      folders of the host that the container sees beside the system's, one a line
 #   FLEET_ROUTES     what no build may reach over the network: lines for `ip -batch`; empty: nothing is known, and there is no way out
 #   FLEET_PASTA      the program that carries what the container sends to the network; empty: there is no way out
@@ -37,7 +37,9 @@ while read -r folder; do
 done <<END
 $FLEET_BINDS
 END
-for name in root state log run tmp conf; do bind "$directory/$name"; done
+mkdir builds
+mount --bind "$directory/tmp" builds
+for name in root state log run conf; do bind "$directory/$name"; done
 # What is private to the kernel's owner or set by the host stays out of reach also where container and host have one user.
 mount -o remount,bind,ro,nosuid,nodev,noexec ".$directory/conf"
 cp -R "$directory/etc" etc

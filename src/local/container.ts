@@ -156,8 +156,8 @@ export function socketOf(directory: string): string {
 export function containerEnvironment(directory: string, tools: LocalTools): string[] {
   return [
     `PATH=${containerPath(tools)}`,
-    "HOME=/tmp",
-    `TMPDIR=${directory}/tmp`,
+    // Set by its variable for the Nix that knows no setting for it. Its parents must be nobody's to write to, as /tmp is not.
+    "TMPDIR=/builds",
     `NIX_CONF_DIR=${directory}/conf`,
     "NIX_USER_CONF_FILES=",
     `NIX_STATE_DIR=${directory}/state`,
@@ -168,7 +168,8 @@ export function containerEnvironment(directory: string, tools: LocalTools): stri
 }
 
 function daemonCommand({ directory, tools, ids }: Container): string {
-  const words = ["env", "-i", ...containerEnvironment(directory, tools), "NIX_REMOTE=", tools.nixDaemon];
+  const cache = `XDG_CACHE_HOME=${directory}/state/cache`;
+  const words = ["env", "-i", ...containerEnvironment(directory, tools), cache, "NIX_REMOTE=", tools.nixDaemon];
   const become = ids === undefined ? asSingleUser(tools) : [];
   return [...become, ...words, "--store", `local?root=${directory}/root`].join(" ");
 }

@@ -15,6 +15,8 @@ export interface LocalAccount {
   readonly usePam: boolean;
   /** True where sshd knows penalties for failed logins (OpenSSH 9.8 and later). */
   readonly penalties: boolean;
+  /** True where Nix would refuse to build below the builder's folder, and can be told of another one. */
+  readonly namesBuildDirectory: boolean;
   /** What its builders share. */
   readonly size: Size;
 }
@@ -94,7 +96,7 @@ set -- \${stat##*) }
 set -- "$level"
 ${sessions}
 enter() {
-  exec '${container.nsenter}' ${user} ${namespaces} -- $become env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "$@"
+  exec '${container.nsenter}' ${user} ${namespaces} -- $become env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "XDG_CACHE_HOME=${directory}/run/cache-$level" "$@"
 }
 case "\${SSH_ORIGINAL_COMMAND:-}" in
   "nix-daemon --stdio") enter '${nixDaemon}' ${stdio} ;;
@@ -148,6 +150,7 @@ function nixConf(machine: LocalMachine, account: LocalAccount, withBuildUsers: b
     `allowed-users = root ${containerUsers.untrusted} ${containerUsers.trusted}`,
     `trusted-users = root ${containerUsers.trusted}`,
     `extra-trusted-public-keys = ${machine.trustedPublicKeys.join(" ")}`,
+    ...(account.namesBuildDirectory ? ["build-dir = /builds"] : []),
     `secret-key-files = ${machine.directory}/conf/signing-key`,
     `max-jobs = ${maxJobs}`,
     `cores = ${defaults.cores}`,

@@ -31,7 +31,7 @@ import {
 import { localMachineFiles, shellName, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
 import { dropGeneration, presentGeneration, writeGeneration } from "./generation.ts";
-import { idRangeFor } from "./ids.ts";
+import { containerIds, idRangeFor } from "./ids.ts";
 import { formerPlace, isLeftAlone, placeHere, placeOf, writePlace, type Place } from "./place.ts";
 import {
   isRunning,
@@ -43,6 +43,7 @@ import {
   stopSessions,
 } from "./processes.ts";
 import { systems } from "../nix/system.ts";
+import { isAtLeast } from "../nix/version.ts";
 import type { LocalMachine } from "./spec.ts";
 import { findLocalTools, type LocalTools } from "./tools.ts";
 
@@ -123,11 +124,16 @@ function writeFiles(machine: LocalMachine, container: Container): Map<string, st
 function makeFolders({ directory, ids }: Container): void {
   const folders = ["root", "state", "log", "run", "tmp"].map((name) => `${directory}/${name}`);
   for (const folder of folders) mkdirSync(folder, { recursive: true });
-  chmodSync(`${directory}/tmp`, 0o1777);
+  for (const level of ["trusted", "untrusted"])
+    mkdirSync(`${directory}/run/cache-${level}`, { recursive: true, mode: 0o700 });
   if (ids === undefined) return;
   const strange = folders.filter((folder) => statSync(folder).uid !== ids.first);
   // A store from before this builder had a container, or a moved one. No link is followed.
   if (strange.length > 0) execFileSync("chown", ["-hR", `${ids.first}:${ids.first}`, ...strange]);
+  for (const level of ["trusted", "untrusted"] as const) {
+    const user = ids.first + containerIds[level];
+    chownSync(`${directory}/run/cache-${level}`, user, user);
+  }
 }
 
 /** Stops a builder and removes its folder, the store included. Safe to repeat. */
@@ -271,6 +277,7 @@ function thisAccount(directory: string, tools: LocalTools): LocalAccount {
     user: userInfo().username,
     usePam: root && /^root:!/m.test(read("/etc/shadow")),
     penalties: knowsPenalties(tools.sshd),
+    namesBuildDirectory: hasOpenParent(directory) && isAtLeast(versionOf(tools.nixDaemon), "2.22"),
     size: {
       cpus: availableParallelism(),
       memoryMiB: Math.floor(totalmem() / 2 ** 20),
@@ -278,6 +285,17 @@ function thisAccount(directory: string, tools: LocalTools): LocalAccount {
       diskFreeMiB: Math.floor((bavail * bsize) / 2 ** 20),
     },
   };
+}
+
+/** Since 2.30 Nix builds in its state's folder, and as root only if nobody else can write to any folder above. */
+function hasOpenParent(directory: string): boolean {
+  const parent = dirname(directory);
+  return (statSync(parent).mode & 0o002) !== 0 || (parent !== directory && hasOpenParent(parent));
+}
+
+function versionOf(nix: string): string {
+  const { stdout } = spawnSync(nix, ["--version"], { encoding: "utf8" });
+  return /\d+(\.\d+)+/.exec(stdout)?.[0] ?? "0";
 }
 
 /** An sshd stops at a setting that it doesn't know: the version tells. */

@@ -16,6 +16,7 @@ import type { LocalMachine } from "../../src/local/spec.ts";
 import { findLocalTools } from "../../src/local/tools.ts";
 import { storeUri } from "../../src/nix/machinesFile.ts";
 import { kernelArch, systems } from "../../src/nix/system.ts";
+import { findCurrentNix } from "../support/currentNix.ts";
 import { keyPair, LocalFleet, system, type KeyPair } from "../support/localFleet.ts";
 
 describe("a builder that is to move to a port that something else listens on", () => {
@@ -311,3 +312,27 @@ function greeting(host: string, port: number): Promise<string> {
     });
   });
 }
+
+describe("a builder that runs a current Nix", () => {
+  it("builds for a client that it doesn't trust, and says that it doesn't", async ({ skip }) => {
+    const found = findCurrentNix();
+    skip("missing" in found, "missing" in found ? found.missing : "");
+    vi.stubEnv("PATH", `${"bin" in found ? found.bin : ""}:${process.env["PATH"] ?? ""}`);
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(async () => {
+      await fleet.stop();
+      vi.unstubAllEnvs();
+    });
+    await startMachine(
+      { ...fleet.builder("t-a").local, clients: [{ publicKey: fleet.client.publicKey, trust: "none" }] },
+      "2",
+    );
+    const { exitCode, all } = await fleet.nixBuild(
+      `derivation { name = "untrusted"; system = "${system}"; builder = "/bin/sh"; args = [ "-c" "echo built > $out" ]; }`,
+    );
+    expect(exitCode, all).toBe(0);
+    const env = clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/store` });
+    const words = ["store", "info", "--store", storeUri(fleet.builder("t-a").machine)];
+    expect((await execa("nix", words, { env, all: true, reject: false })).all).toContain("Trusted: 0");
+  });
+});
