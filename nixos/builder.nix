@@ -110,6 +110,9 @@ in
     '';
   };
 
+  # What it includes is no part of its unit, so a switch would not restart it. Connections under way are processes of their own, and go on.
+  systemd.services.nix-daemon.restartTriggers = [ (builtins.toJSON parameters) ];
+
   systemd.services.nix-builder-sizes = {
     description = "Nix settings from this machine's processors and disk";
     wantedBy = [ "nix-daemon.service" ];

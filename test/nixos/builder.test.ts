@@ -42,6 +42,12 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
     expect(evaluate({ systemFeatures: ["benchmark"] }).nix.settings["system-features"]).toEqual(["benchmark"]);
   });
 
+  it("has another unit of Nix's daemon when a number of the fleet changes, so that a switch restarts it", () => {
+    const triggers = (changed: Partial<BuilderParameters>) => evaluate(changed).systemd.services["nix-daemon"];
+    expect(triggers({})).toEqual(triggers({}));
+    expect(triggers({ maxJobs: 3 })).not.toEqual(triggers({}));
+  });
+
   it("penalises no address, where OpenSSH would", () => {
     expect(builder.services.openssh.settings).not.toHaveProperty("PerSourcePenalties");
     expect(evaluateBuilder(directory, {}, "10.0p2").services.openssh.settings["PerSourcePenalties"]).toBe("no");
