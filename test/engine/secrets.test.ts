@@ -133,9 +133,11 @@ describe("a secret of the stack", () => {
 
   it("is known in all its forms, and each verb does what it is called for", () => {
     const kinds = [...secrets.values()].map((name) => name.replace(/ \d+$/, ""));
-    expect(new Set(kinds)).toEqual(new Set(["token", "passphrase", "OPENSSH PRIVATE KEY", "PRIVATE KEY"]));
-    // Of the administrator, two clients and two hosts, three lines and one line.
-    expect(secrets.size).toBe(2 + 5 * (3 + 1));
+    expect(new Set(kinds)).toEqual(
+      new Set(["token", "passphrase", "OPENSSH PRIVATE KEY", "PRIVATE KEY", "Nix secret key"]),
+    );
+    // Of the administrator, two clients, two hosts and what builders sign with, three lines and one line; the last in Nix's form as well.
+    expect(secrets.size).toBe(2 + 6 * (3 + 1) + 1);
     const failed = [...printed].filter(([, text]) => !text.startsWith("exit code 0\n")).map(([verb]) => verb);
     expect(failed).toEqual([...failing, "a failing up"]);
     for (const [verb, text] of printed) if (/^pulumi .* -v/.test(verb)) expect(text, verb).toContain("it gets -v 8");
@@ -160,6 +162,7 @@ describe("a secret of the stack", () => {
     expect(holding.sort()).toEqual([
       "/client/id_ed25519 600",
       "/files/client/id_ed25519 600",
+      "/machines/here/conf/signing-key 400",
       "/machines/here/ssh_host_ed25519_key 600",
     ]);
   });
@@ -185,6 +188,8 @@ function secretsOf(state: string, others: Readonly<Record<string, string>>): Rea
     // The first two lines of OpenSSH's form hold the public key.
     for (const line of kind.startsWith("OPENSSH") ? lines.slice(2) : lines) found.set(line, `${kind} ${index}`);
   }
+  // Seed and public key, 64 bytes.
+  for (const [, key = ""] of state.matchAll(/[\w.-]+:([\w+/]{86}==)/g)) found.set(key, "Nix secret key");
   return found;
 }
 
