@@ -53,7 +53,9 @@ export function runningContainer(directory: string): number | undefined {
   const [pid, started] = read(`${directory}/container.pid`).split(" ");
   if (pid === undefined || started === undefined) return undefined;
   const found = statOf(Number(pid));
-  return found !== undefined && found.started === started.trim() && found.state !== "T" ? Number(pid) : undefined;
+  const isIt = found !== undefined && found.started === started.trim() && found.state !== "T";
+  // One that was killed has no command line any more, and is there until all that ran in it has ended.
+  return isIt && read(`/proc/${pid}/cmdline`) !== "" ? Number(pid) : undefined;
 }
 
 /** Everything that a container can't take over while it runs: where this differs, it is made anew. */

@@ -20,14 +20,7 @@ import { availableParallelism, totalmem, userInfo } from "node:os";
 import { basename, dirname, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
-import {
-  containerInputs,
-  markOfContainer,
-  restartDaemon,
-  runningContainer,
-  startContainer,
-  type Container,
-} from "./container.ts";
+import { containerInputs, markOfContainer, restartDaemon, startContainer, type Container } from "./container.ts";
 import { localMachineFiles, shellName, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
 import { dropGeneration, presentGeneration, writeGeneration } from "./generation.ts";
@@ -73,7 +66,7 @@ export async function startMachine(machine: LocalMachine, generation: string): P
   // Only these two are read at sshd's start; authorized_keys and the forced command count from the next connection on.
   const stands = known && !changed.has("sshd_config") && !changed.has("ssh_host_ed25519_key");
   const inputs = containerInputs(container);
-  const isSame = read(`${directory}/container.inputs`) === inputs && runningContainer(directory) !== undefined;
+  const isSame = known && read(`${directory}/container.inputs`) === inputs;
   if (!isSame) {
     await stopProcesses([markOfContainer(directory)]);
     rmSync(`${directory}/container.inputs`, { force: true });
