@@ -1,6 +1,6 @@
 /** Faults survived, on real local builders. `npm run test:faults` prints what happened as a table. */
 import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { execa } from "execa";
 import { afterAll, afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { runAroundLostBuilders } from "../../src/cli/nix.ts";
@@ -9,9 +9,13 @@ import { nixVersion } from "../../src/client/settings.ts";
 import { examineBuilder } from "../../src/doctor/builder.ts";
 import { explainFailure } from "../../src/smoke/failure.ts";
 import { runSmokeTest } from "../../src/smoke/smokeTest.ts";
+import { startMachine } from "../../src/local/machine.ts";
 import { storeUri } from "../../src/nix/machinesFile.ts";
+import { oldestForUntrustedRows } from "../../src/nix/trust.ts";
+import { isAtLeast } from "../../src/nix/version.ts";
 import { processesNaming } from "../support/engine.ts";
 import { FaultyProxy } from "../support/faultyProxy.ts";
+import { newSigningKey } from "../support/signingKey.ts";
 import { keyPair, LocalFleet, system } from "../support/localFleet.ts";
 
 const survived: [fault: string, happened: string][] = [];
@@ -44,7 +48,12 @@ function symptom(output: string, text: string): void {
 }
 
 const documented = (): string[] =>
-  [...readFileSync("docs/troubleshooting.md", "utf8").matchAll(/^### `(.*)`$/gm)].map(([, text]) => text ?? "");
+  // Those of Nix and ssh; what `up` says is tested where it is said.
+  [
+    ...readFileSync("docs/troubleshooting.md", "utf8")
+      .replace(/^## Messages of `up`$.*/ms, "")
+      .matchAll(/^### `(.*)`$/gm),
+  ].map(([, text]) => text ?? "");
 
 let count = 0;
 
@@ -296,12 +305,42 @@ describe("what looks like a fault and is none", () => {
     record("ssh by hand", "refused by the forced command");
   });
 
-  it("every symptom in docs/troubleshooting.md is produced here", () => {
-    const source = readFileSync(import.meta.filename, "utf8");
-    const produced = [...source.matchAll(/symptom\(\w+\.all, "(.*)"\)/g)].map(([, text]) => text);
-    expect(documented().filter((text) => !produced.includes(text))).toEqual([]);
+  it("every symptom in docs/troubleshooting.md is one that a test produces", () => {
+    const tests = readdirSync("test", { recursive: true, encoding: "utf8" }).filter((name) =>
+      name.endsWith(".test.ts"),
+    );
+    const source = tests.map((name) => readFileSync(`test/${name}`, "utf8")).join("\n");
+    // Where a message holds what differs, `…` stands for it.
+    expect(documented().filter((text) => !source.includes(text.replace(/\W*…\W*$/, "")))).toEqual([]);
     expect(documented().length).toBeGreaterThan(8);
   });
+});
+
+it("a client that isn't trusted: what its Nix is too old for, and what it alone has, are refused in words", async ({
+  skip,
+}) => {
+  skip(
+    isAtLeast(await nixVersion(), oldestForUntrustedRows),
+    "this machine's Nix is new enough for rows of such a client",
+  );
+  const { machine, local } = fleet.builder("t-a");
+  const clients = [{ publicKey: fleet.client.publicKey, trust: "none" }] as const;
+  // Nix takes its own signatures, and all builders of a test's fleet have one key.
+  const { secretKey: signingKey } = newSigningKey("another");
+  await startMachine({ ...local, clients, trustedPublicKeys: [], signingKey }, "3");
+  const row = await fleet.nixBuild(derivation("echo > $out"), only("t-a"));
+  expect(row.failed).toBe(true);
+  symptom(row.all, "you are not privileged to build input-addressed derivations");
+  const built = await fleet.nixBuild(derivation("echo > $out"), only("t-b"));
+  const copy = await execa("nix", ["copy", "--to", storeUri(machine), built.stdout.trim()], {
+    env: clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/store` }),
+    all: true,
+    reject: false,
+  });
+  expect(copy.failed).toBe(true);
+  // A current Nix: "lacks a signature by a trusted key".
+  expect(copy.all).toContain("lacks a valid signature");
+  record("a client that isn't trusted", "refused in words");
 });
 
 it("200 derivations, four builders with two slots each, three clients at once", { timeout: 300_000 }, async () => {
