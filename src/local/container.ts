@@ -126,8 +126,14 @@ export async function startContainer(container: Container): Promise<void> {
   child.unref();
   const started = statOf(Number(pid))?.started ?? "";
   writeFileSync(`${directory}/container.pid`, `${pid} ${started}\n`, { mode: 0o600 });
-  if (pasta !== undefined) await openWayOut(container, pid, sleeper);
-  await untilDaemonAnswers(directory, said);
+  try {
+    if (pasta !== undefined) await openWayOut(container, pid, sleeper);
+    await untilDaemonAnswers(directory, said);
+  } catch (error) {
+    // This one alone: the start that follows a killed deployment may have ended it, and made another.
+    if (statOf(Number(pid))?.started === started) process.kill(Number(pid), "SIGKILL");
+    throw error;
+  }
 }
 
 /** Has the daemon read its configuration again. Builds under way go on with what they began with. */

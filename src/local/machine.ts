@@ -73,10 +73,7 @@ export async function startMachine(machine: LocalMachine, generation: string): P
     // Builds that the end of a container cut off.
     rmSync(`${directory}/tmp`, { recursive: true, force: true });
     makeFolders(container);
-    await startContainer(container).catch(async (error: unknown) => {
-      await stopProcesses([markOfContainer(directory)]);
-      throw error;
-    });
+    await startContainer(container);
     writeFileSync(`${directory}/container.inputs`, inputs);
   } else if (changed.has("conf/nix.conf") || changed.has("conf/signing-key")) await restartDaemon(directory);
   const listens = stands && listensOn(directory, socketOf(machine));
