@@ -9,7 +9,9 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
+  readdirSync,
   renameSync,
+  rmdirSync,
   rmSync,
   statSync,
   statfsSync,
@@ -20,7 +22,14 @@ import { availableParallelism, totalmem, userInfo } from "node:os";
 import { basename, dirname, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { registerEmulation, unregisterEmulation } from "./emulation.ts";
-import { containerInputs, markOfContainer, restartDaemon, startContainer, type Container } from "./container.ts";
+import {
+  containerInputs,
+  markOfContainer,
+  restartDaemon,
+  startContainer,
+  type Container,
+  statOf,
+} from "./container.ts";
 import { localMachineFiles, shellName, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
 import { dropGeneration, presentGeneration, writeGeneration } from "./generation.ts";
@@ -50,6 +59,39 @@ type Socket = Pick<LocalMachine, "address" | "port">;
  * @throws Error in words when the port is taken or sshd doesn't start (with what sshd said).
  */
 export async function startMachine(machine: LocalMachine, generation: string): Promise<void> {
+  await inTurn(machine.directory, () => start(machine, generation));
+}
+
+/** Does a builder's start when no other one is at work on it: that of a deployment that was killed may go on for a moment. */
+async function inTurn(directory: string, work: () => Promise<void>): Promise<void> {
+  const path = `${directory}/starting`;
+  const own = `${process.pid} ${statOf(process.pid)?.started ?? ""}`;
+  const deadline = Date.now() + 60_000;
+  for (;;) {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    try {
+      writeFileSync(path, own, { flag: "wx" });
+      break;
+    } catch (error) {
+      if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) throw error;
+    }
+    const owner = read(path);
+    const [pid, started] = owner.split(" ");
+    if (owner !== "" && statOf(Number(pid))?.started !== started) rmSync(path, { force: true });
+    else if (Date.now() > deadline)
+      throw new Error(`another start of the builder in ${directory} (process ${pid ?? "?"}) does not end`);
+    await delay(20);
+  }
+  try {
+    await work();
+  } finally {
+    rmSync(path, { force: true });
+    // Where nothing was made.
+    if (existsSync(directory) && readdirSync(directory).length === 0) rmdirSync(directory);
+  }
+}
+
+async function start(machine: LocalMachine, generation: string): Promise<void> {
   const { directory } = machine;
   const tools = findLocalTools(machine.system);
   // What a start that was cut off has changed is not known, nor which connections count no more since: it begins anew.
