@@ -53,7 +53,8 @@ describe.each(["the installed Nix", "a current Nix"])("a builder with %s", (whic
     expect(cases.filter(({ outcome }) => outcome !== "passed")).toEqual([]);
   });
 
-  it("says at full what is open, as what it is", async () => {
+  // Nix 2.8 may end a diff-hook's connection before its words are through, on a busy machine.
+  it("says at full what is open, as what it is", { retry: 2 }, async () => {
     const cases = await attempt("full", "full");
     const open = cases.filter(({ outcome }) => outcome === "warned");
     expect(open.map(({ name }) => name)).toEqual(openAtFull);

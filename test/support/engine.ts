@@ -18,6 +18,7 @@ import { stringify } from "yaml";
 import { withCloudPlugins, type CloudPluginName } from "../../tools/setup/cloudPlugins.ts";
 import { setUp } from "../../tools/setup/index.ts";
 import { engineEnvironment } from "../../tools/pulumi.ts";
+import { repairStates } from "../../tools/savedState.ts";
 import { dropStaleLocks, noteRun } from "../../tools/staleLocks.ts";
 import { emulationOwner } from "../../src/local/plan.ts";
 
@@ -105,6 +106,7 @@ export class TestDeployment {
   /** What `npm run pulumi` and `npm start` do first: takes back what a killed CLI left in the state's folder. */
   unlock(): void {
     dropStaleLocks(this.#env["PULUMI_BACKEND_URL"]);
+    repairStates(this.#env["PULUMI_BACKEND_URL"]);
   }
 
   /** Starts the CLI; a test may read along and kill it. */
