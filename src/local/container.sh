@@ -7,6 +7,7 @@
 #   FLEET_ROUTES     what no build may reach over the network: lines for `ip -batch`; empty: nothing is known, and there is no way out
 #   FLEET_PASTA      the program that carries what the container sends to the network; empty: there is no way out
 #   FLEET_USER_NS    1: file descriptor 3 is the user namespace to enter; empty: this process is in it already
+#   FLEET_CACHES     "trusted UID" and "untrusted UID", host ids, one a line: whose sessions keep what in /cache; no UID: they are one user's
 #   FLEET_INIT       init.sh
 #   FLEET_DAEMON     the command of the Nix daemon
 set -eu
@@ -37,7 +38,14 @@ while read -r folder; do
 done <<END
 $FLEET_BINDS
 END
-mkdir builds
+mkdir builds cache
+mount -t tmpfs -o mode=755,size=64m cache cache
+while read -r level user; do
+  mkdir -m 700 "cache/$level"
+  [ -z "$user" ] || chown "$user:$user" "cache/$level"
+done <<END
+$FLEET_CACHES
+END
 mount --bind "$directory/tmp" builds
 for name in root state log run conf; do bind "$directory/$name"; done
 # What is private to the kernel's owner or set by the host stays out of reach also where container and host have one user.

@@ -95,6 +95,9 @@ export async function startContainer(container: Container): Promise<void> {
     FLEET_ROUTES: pasta === undefined ? "" : refusingRoutes().join("\n"),
     FLEET_USER_NS: ids === undefined ? "" : "1",
     FLEET_PASTA: pasta ?? "",
+    FLEET_CACHES: (["trusted", "untrusted"] as const)
+      .map((level) => (ids === undefined ? level : `${level} ${ids.first + containerIds[level]}`))
+      .join("\n"),
     FLEET_INIT: scripts.init,
     FLEET_DAEMON: daemonCommand(container),
   };

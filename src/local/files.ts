@@ -96,7 +96,7 @@ set -- \${stat##*) }
 set -- "$level"
 ${sessions}
 enter() {
-  exec '${container.nsenter}' ${user} ${namespaces} -- $become env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "XDG_CACHE_HOME=${directory}/run/cache-$level" "$@"
+  exec '${container.nsenter}' ${user} ${namespaces} -- $become env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "XDG_CACHE_HOME=/cache/$level" "$@"
 }
 case "\${SSH_ORIGINAL_COMMAND:-}" in
   "nix-daemon --stdio") enter '${nixDaemon}' ${stdio} ;;

@@ -33,7 +33,7 @@ import {
 import { localMachineFiles, shellName, type LocalAccount } from "./files.ts";
 import { removeTree } from "./folders.ts";
 import { dropGeneration, presentGeneration, writeGeneration } from "./generation.ts";
-import { containerIds, idRangeFor } from "./ids.ts";
+import { idRangeFor } from "./ids.ts";
 import { formerPlace, isLeftAlone, placeHere, placeOf, writePlace, type Place } from "./place.ts";
 import {
   isRunning,
@@ -156,16 +156,10 @@ function writeFiles(machine: LocalMachine, container: Container): Map<string, st
 function makeFolders({ directory, ids }: Container): void {
   const folders = ["root", "state", "log", "run", "tmp"].map((name) => `${directory}/${name}`);
   for (const folder of folders) mkdirSync(folder, { recursive: true });
-  for (const level of ["trusted", "untrusted"])
-    mkdirSync(`${directory}/run/cache-${level}`, { recursive: true, mode: 0o700 });
   if (ids === undefined) return;
   const strange = folders.filter((folder) => statSync(folder).uid !== ids.first);
   // A store from before this builder had a container, or a moved one. No link is followed.
   if (strange.length > 0) execFileSync("chown", ["-hR", `${ids.first}:${ids.first}`, ...strange]);
-  for (const level of ["trusted", "untrusted"] as const) {
-    const user = ids.first + containerIds[level];
-    chownSync(`${directory}/run/cache-${level}`, user, user);
-  }
 }
 
 /** Stops a builder and removes its folder, the store included. Safe to repeat. */

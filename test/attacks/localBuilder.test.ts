@@ -1,7 +1,7 @@
 /** What builds on a builder of this machine, and clients of it, reach of this machine. */
 import { execFileSync, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { connect, createServer, type AddressInfo, type Server } from "node:net";
 import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
@@ -343,6 +343,31 @@ describe("whoever is root of a builder's container", () => {
       tried:
         "as root of the container: writes /bin/sh and the configuration, mounts over them, makes a block device, sets sysctls",
       stopped: "it is root of a user namespace that owns neither the mounts nor the machine's devices and settings",
+    });
+  });
+
+  it.runIf(isRoot)("has root follow no link that it planted, when the builder is started again", async () => {
+    const wanted = `${fleet.directory}/wanted`;
+    mkdirSync(wanted);
+    const folders = ["root", "state", "log", "run"].map((name) => `${directory()}/${name}`);
+    // Each entry of its folders, and names that are asked for later, lead out.
+    await asContainerRoot(
+      `for folder in ${folders.join(" ")}; do for name in $folder/* $folder/cache-trusted $folder/cache-untrusted $folder/nix $folder/socket; do
+         mv $name $name.away 2>/dev/null; ln -s ${wanted} $name; done; done`,
+    );
+    const before = statSync(wanted);
+    await fleet.kill("t-a");
+    await startMachine(fleet.builder("t-a").local, "4").catch(() => undefined);
+    expect(statSync(wanted).uid).toBe(before.uid);
+    expect(readdirSync(wanted)).toEqual([]);
+    await fleet.kill("t-a");
+    for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+    await fleet.restart("t-a");
+    wasStopped({
+      attack: "a fully trusted client plants links",
+      tried:
+        "as root of the container: links out of the container in place of all that is in the builder's folders; then the builder is started again",
+      stopped: "root makes and gives away nothing below a folder that the container can write to",
     });
   });
 
