@@ -1,6 +1,7 @@
 /** The users of a local builder's container: who they are inside, and which of the host's ids they have. */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, statSync } from "node:fs";
+import { builderUsers } from "../bootstrap/builderFiles.ts";
 
 /**
  * Ids of the container, by name. Root runs the Nix daemon, the two others are whom clients' sessions run as. The container of an ordinary user
@@ -16,10 +17,10 @@ export const containerIds = {
   kvmGroup: 99,
 } as const;
 
-/** Names of the same users, as Nix's settings have them. */
+/** Names of the same users, as Nix's settings have them: those of builders in a cloud. */
 export const containerUsers = {
-  untrusted: "nix-builder",
-  trusted: "nix-builder-trusted",
+  untrusted: builderUsers.none,
+  trusted: builderUsers.full,
   buildGroup: "nixbld",
 } as const;
 
