@@ -58,55 +58,79 @@ function authorizedKeys({ directory, clients, adminPublicKey }: LocalMachine): s
  * Takes a client's session into the container, as the user of the client's level, and runs there one of the commands that Nix sends for
  * `ssh-ng://` and `ssh://`. What the session reaches is what that user of the container reaches.
  */
-function forcedCommand({ directory, tools, ids }: Container): string {
-  const { nixDaemon, nixStore, container } = tools;
-  const namespaces = "--mount --pid --net --ipc --uts";
-  const daemon = `unix://${socketOf(directory)}?root=${directory}/root`;
+function forcedCommand(container: Container): string {
+  const { directory, tools } = container;
+  const { choose, user, stdio, serve } =
+    container.ids === undefined ? sessionsOfOne(container) : sessionsOfLevels(directory);
   const environment = containerEnvironment(directory, tools).map((word) => `'${word}'`);
-  // The container of an ordinary user has that user alone, whom its daemon trusts; a newer Nix can be told not to.
-  const own = "--extra-experimental-features daemon-trust-override --force-untrusted";
-  const [sessions, stdio, serve] =
-    ids === undefined
-      ? [
-          `case $1 in
-  trusted) remote='${daemon}' become= untrusted= ;;
-  *) remote='local?root=${directory}/root' become='${asSingleUser(tools).join(" ")}' untrusted='${own}' ;;
-esac`,
-          "--stdio $untrusted",
-          '[ "$1" = trusted ] || refuse "ssh:// is for fully trusted clients here, take ssh-ng://"',
-        ]
-      : [
-          `case $1 in trusted) id=${containerIds.trusted} ;; *) id=${containerIds.untrusted} ;; esac
-remote='${daemon}' become=`,
-          "--stdio",
-          ":",
-        ];
-  const user = ids === undefined ? enterUser("$pid", ids).join(" ") : "--target $pid --user -S $id -G $id";
   return `#!/bin/sh
 refuse() {
   echo "nix-builder-fleet: $1; refused" >&2
   exit 1
 }
+level=$1
 read -r pid started <'${directory}/container.pid' || refuse "this builder does not run"
 read -r stat 2>/dev/null </proc/$pid/stat || refuse "this builder does not run"
-level=$1
 set -- \${stat##*) }
 # With its start time the pid names the process for good: no other one is entered.
 [ "\${20}" = "$started" ] || refuse "this builder does not run"
-set -- "$level"
-${sessions}
+${choose}
 enter() {
-  exec '${container.nsenter}' ${user} ${namespaces} -- $become env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "XDG_CACHE_HOME=/cache/$level" "$@"
+  exec '${tools.container.nsenter}' ${user} --mount --pid --net --ipc --uts -- \
+    $become env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "XDG_CACHE_HOME=/cache/$level" "$@"
 }
 case "\${SSH_ORIGINAL_COMMAND:-}" in
-  "nix-daemon --stdio") enter '${nixDaemon}' ${stdio} ;;
-  "nix-store --serve --write")
-    ${serve}
-    enter '${nixStore}' --serve --write
+  "nix-daemon --stdio") enter '${tools.nixDaemon}' ${stdio} ;;
+  "nix-store --serve --write")${serve}
+    enter '${tools.nixStore}' --serve --write
     ;;
   *) refuse "this key may only speak the Nix store protocols" ;;
 esac
 `;
+}
+
+/** The parts of the forced command that differ between the two kinds of container, as shell. */
+interface Sessions {
+  /** By `$level`: sets `remote`, the store that Nix is told, `become`, words before the command, and what the other parts read. */
+  readonly choose: string;
+  /** Words of nsenter: who the session is. */
+  readonly user: string;
+  /** Words of nix-daemon. */
+  readonly stdio: string;
+  /** Commands before `nix-store --serve`. */
+  readonly serve: string;
+}
+
+/** Each level has a user of its own, and the daemon tells them apart. */
+function sessionsOfLevels(directory: string): Sessions {
+  return {
+    choose: `case $level in trusted) id=${containerIds.trusted} ;; *) id=${containerIds.untrusted} ;; esac
+remote='${daemonStore(directory)}' become=`,
+    user: "--target $pid --user -S $id -G $id",
+    stdio: "--stdio",
+    serve: "",
+  };
+}
+
+/** The container of an ordinary user has that user alone, whom its daemon trusts; a newer Nix can be told not to, over `ssh-ng://`. */
+function sessionsOfOne({ directory, tools, ids }: Container): Sessions {
+  return {
+    choose: `case $level in
+  trusted) remote='${daemonStore(directory)}' become= untrusted= ;;
+  *)
+    remote='local?root=${directory}/root' become='${asSingleUser(tools).join(" ")}'
+    untrusted='--extra-experimental-features daemon-trust-override --force-untrusted'
+    ;;
+esac`,
+    user: enterUser("$pid", ids).join(" "),
+    stdio: "--stdio $untrusted",
+    serve: `
+    [ "$level" = trusted ] || refuse "ssh:// is for fully trusted clients here, take ssh-ng://"`,
+  };
+}
+
+function daemonStore(directory: string): string {
+  return `unix://${socketOf(directory)}?root=${directory}/root`;
 }
 
 /** All but where it listens: that is said when it is started. */
