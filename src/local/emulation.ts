@@ -83,6 +83,8 @@ export function emulationObstacle(owner: string, system: System): string | undef
 
 /** Removes the fleet's registration, and unmounts binfmt_misc if a fleet mounted it and this was the last one. Safe to repeat. */
 export function unregisterEmulation(owner: string, system: System): void {
+  // Only root has registered any; what is there is another user's.
+  if (process.getuid?.() !== 0) return;
   const registration = `${binfmt}/${registrationName(owner, system)}`;
   if (existsSync(registration)) writeFileSync(registration, "-1");
   if (read(mountedByUs) === bootId() && isMounted()) {
