@@ -59,36 +59,33 @@ type Socket = Pick<LocalMachine, "address" | "port">;
  * @throws Error in words when the port is taken or sshd doesn't start (with what sshd said).
  */
 export async function startMachine(machine: LocalMachine, generation: string): Promise<void> {
-  await inTurn(machine.directory, () => start(machine, generation));
-}
-
-/** Does a builder's start when no other one is at work on it: that of a deployment that was killed may go on for a moment. */
-async function inTurn(directory: string, work: () => Promise<void>): Promise<void> {
-  const path = `${directory}/starting`;
-  const own = `${process.pid} ${statOf(process.pid)?.started ?? ""}`;
-  const deadline = Date.now() + 60_000;
-  for (;;) {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
-    try {
-      writeFileSync(path, own, { flag: "wx" });
-      break;
-    } catch (error) {
-      if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) throw error;
-    }
-    const owner = read(path);
-    const [pid, started] = owner.split(" ");
-    if (owner !== "" && statOf(Number(pid))?.started !== started) rmSync(path, { force: true });
-    else if (Date.now() > deadline)
-      throw new Error(`another start of the builder in ${directory} (process ${pid ?? "?"}) does not end`);
-    await delay(20);
-  }
+  const { directory } = machine;
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  await endLeftStart(directory);
+  writeFileSync(startOf(directory), `${process.pid} ${statOf(process.pid)?.started ?? ""}`);
   try {
-    await work();
+    await start(machine, generation);
   } finally {
-    rmSync(path, { force: true });
+    rmSync(startOf(directory), { force: true });
     // Where nothing was made.
     if (existsSync(directory) && readdirSync(directory).length === 0) rmdirSync(directory);
   }
+}
+
+/** Names the process that starts the builder, while it does. */
+function startOf(directory: string): string {
+  return `${directory}/starting`;
+}
+
+/** Ends a start of the builder that goes on though its deployment was killed: what it makes would be in the way, or be left. */
+async function endLeftStart(directory: string): Promise<void> {
+  const [, pid, started] = /^([1-9]\d*) (\d+)$/.exec(read(startOf(directory))) ?? [];
+  if (pid === undefined || Number(pid) === process.pid) return;
+  const left = (): boolean => statOf(Number(pid))?.started === started;
+  if (!left()) return;
+  process.kill(Number(pid), "SIGKILL");
+  // It isn't our child, which could be awaited.
+  while (left()) await delay(10);
 }
 
 async function start(machine: LocalMachine, generation: string): Promise<void> {
@@ -100,7 +97,6 @@ async function start(machine: LocalMachine, generation: string): Promise<void> {
   // Before anything changes: a builder that can't move goes on where it is.
   await refuseTakenSocket(directory, machine);
   if (machine.emulatedFor !== undefined) registerEmulation(machine.emulatedFor, machine.system);
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
   dropGeneration(directory);
   const ids = process.getuid?.() === 0 ? idRangeFor(directory) : undefined;
   const container: Container = { directory, tools, ids };
@@ -165,6 +161,7 @@ function makeFolders({ directory, ids }: Container): void {
 /** Stops a builder and removes its folder, the store included. Safe to repeat. */
 export async function removeMachine(directory: string): Promise<void> {
   if (isLeftAlone(resolve(directory, "../.."))) return;
+  await endLeftStart(directory);
   await stopProcesses(marksOfMachine(directory));
   removeTree(directory);
 }
@@ -201,9 +198,11 @@ export async function claimPlace(place: Place, generation: string): Promise<void
 
 /** Ends all processes of a stack and removes its emulations, whether or not its folder is still there. */
 async function endAll({ directory, owner }: Place): Promise<void> {
+  const machines = `${directory}/machines`;
+  if (existsSync(machines)) for (const name of readdirSync(machines)) await endLeftStart(`${machines}/${name}`);
   await stopProcesses([
-    `-f ${directory}/machines/`,
-    markOfContainer(`${directory}/machines`),
+    `-f ${machines}/`,
+    markOfContainer(machines),
     // Builders, and smoke tests under way.
     `root=${directory}/`,
     // ssh, also when it keeps a connection for the next build: its title is the socket's path then.

@@ -1,6 +1,16 @@
 import { randomBytes } from "node:crypto";
-import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync, spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { connect, createServer, type Server } from "node:net";
 import { tmpdir, userInfo } from "node:os";
 import { execa } from "execa";
@@ -9,7 +19,8 @@ import { clientEnvironment } from "../../src/client/environment.ts";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
 import { emulation } from "../../src/local/emulation.ts";
 import { removeTree } from "../../src/local/folders.ts";
-import { startMachine } from "../../src/local/machine.ts";
+import { statOf } from "../../src/local/container.ts";
+import { removeMachine, startMachine, sweep } from "../../src/local/machine.ts";
 import { machineDirectory, machineGeneration, planLocalBuilders } from "../../src/local/plan.ts";
 import { runningSshd, stopProcesses } from "../../src/local/processes.ts";
 import type { LocalMachine } from "../../src/local/spec.ts";
@@ -334,5 +345,43 @@ describe("a builder that runs a current Nix", () => {
     const env = clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/store` });
     const words = ["store", "info", "--store", storeUri(fleet.builder("t-a").machine)];
     expect((await execa("nix", words, { env, all: true, reject: false })).all).toContain("Trusted: 0");
+  });
+});
+
+describe("a start that goes on though its deployment was killed", () => {
+  /** Stands for one: the builder's folder names it as the process that starts the builder. */
+  function leftStart({ local }: { readonly local: LocalMachine }): ChildProcess {
+    const left = spawn("sleep", ["300"], { stdio: "ignore" });
+    onTestFinished(() => void left.kill("SIGKILL"));
+    const started = statOf(left.pid ?? 0)?.started ?? "";
+    mkdirSync(local.directory, { recursive: true });
+    writeFileSync(`${local.directory}/starting`, `${left.pid ?? ""} ${started}`);
+    return left;
+  }
+
+  it.each(["started again", "removed", "swept away with its stack"])(
+    "is ended before the builder is %s",
+    async (what) => {
+      const fleet = await LocalFleet.start({ alias: "t-a" });
+      onTestFinished(() => fleet.stop());
+      const builder = fleet.builder("t-a");
+      const left = leftStart(builder);
+      const ended = once(left, "exit");
+      if (what === "started again") await startMachine(builder.local, "2");
+      else if (what === "removed") await removeMachine(builder.local.directory);
+      else await sweep(fleet.directory, "nobody");
+      expect((await ended)[1]).toBe("SIGKILL");
+      if (what === "started again") expect(await greeting(builder.local.address, builder.local.port)).toMatch(/^SSH/);
+      else expect(existsSync(builder.local.directory)).toBe(false);
+    },
+  );
+
+  it("is told from another process that has its pid by now", async () => {
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    const other = leftStart(fleet.builder("t-a"));
+    writeFileSync(`${fleet.builder("t-a").local.directory}/starting`, `${other.pid ?? ""} 1`);
+    await startMachine(fleet.builder("t-a").local, "2");
+    expect([other.exitCode, other.signalCode]).toEqual([null, null]);
   });
 });
