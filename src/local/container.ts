@@ -73,20 +73,10 @@ export function containerInputs({ directory, tools, ids }: Container): string {
  */
 export async function startContainer(container: Container): Promise<void> {
   const { directory, tools, ids } = container;
-  const { unshare } = tools.container;
   mkdirSync(`${directory}/container`, { recursive: true });
   rmSync(`${directory}/container.pid`, { force: true });
   rmSync(socketOf(directory), { force: true });
-  const etc = `${directory}/etc`;
-  // What pasta finds when it starts: whom it passes questions for names on to.
-  writeFileSync(`${etc}/resolv.conf`, read("/etc/resolv.conf"));
-  for (const name of ["services", "protocols"])
-    if (existsSync(`/etc/${name}`)) copyFileSync(`/etc/${name}`, `${etc}/${name}`);
-  const authorities = [process.env["NIX_SSL_CERT_FILE"] ?? "", ...bundles].find((path) => existsSync(path));
-  if (authorities !== undefined) {
-    mkdirSync(dirname(`${etc}${bundle}`), { recursive: true });
-    copyFileSync(authorities, `${etc}${bundle}`);
-  }
+  fillEtc(`${directory}/etc`);
   const pasta = tools.container.ip === undefined ? undefined : tools.container.pasta;
   const env = {
     PATH: containerPath(tools),
@@ -103,9 +93,9 @@ export async function startContainer(container: Container): Promise<void> {
   };
   const log = openSync(`${directory}/container.log`, "w", 0o600);
   const namespaces = ["--mount", "--pid", "--fork"];
-  const userNamespace = ids === undefined ? undefined : await newUserNamespace(unshare, ids);
+  const userNamespace = ids === undefined ? undefined : await newUserNamespace(tools, ids);
   const child = spawn(
-    unshare,
+    tools.container.unshare,
     [
       ...(ids === undefined ? ["--user", "--map-root-user", "--net", "--ipc", "--uts"] : []),
       ...[...namespaces, "sh", scripts.container, markOfContainer(directory)],
@@ -120,23 +110,34 @@ export async function startContainer(container: Container): Promise<void> {
   );
   closeSync(log);
   userNamespace?.close();
-  const said = () => read(`${directory}/container.log`).trim().slice(-2000);
   const [, pid, sleeper] = /^ready (\d+) (\d+)$/.exec(await firstLine(child)) ?? [];
   if (pid === undefined || sleeper === undefined) {
     child.kill("SIGKILL");
-    throw new Error(`the container of the builder in ${directory} does not start: ${said() || "it said nothing"}`);
+    throw new Error(`the container of the builder in ${directory} does not start: ${said(directory)}`);
   }
   child.unref();
   const started = statOf(Number(pid))?.started ?? "";
   writeFileSync(`${directory}/container.pid`, `${pid} ${started}\n`, { mode: 0o600 });
   try {
     if (pasta !== undefined) await openWayOut(container, pid, sleeper);
-    await untilDaemonAnswers(directory, said);
+    await untilDaemonAnswers(directory);
   } catch (error) {
     // This one alone: the start that follows a killed deployment may have ended it, and made another.
     if (statOf(Number(pid))?.started === started) process.kill(Number(pid), "SIGKILL");
     throw error;
   }
+}
+
+/** What the container has of this machine's /etc, beside the files that files.ts writes. */
+function fillEtc(etc: string): void {
+  // What pasta finds when it starts: whom it passes questions for names on to.
+  writeFileSync(`${etc}/resolv.conf`, read("/etc/resolv.conf"));
+  for (const name of ["services", "protocols"])
+    if (existsSync(`/etc/${name}`)) copyFileSync(`/etc/${name}`, `${etc}/${name}`);
+  const authorities = [process.env["NIX_SSL_CERT_FILE"] ?? "", ...bundles].find((path) => existsSync(path));
+  if (authorities === undefined) return;
+  mkdirSync(dirname(`${etc}${bundle}`), { recursive: true });
+  copyFileSync(authorities, `${etc}${bundle}`);
 }
 
 /** Has the daemon read its configuration again. Builds under way go on with what they began with. */
@@ -145,7 +146,7 @@ export async function restartDaemon(directory: string): Promise<void> {
   if (pid === undefined) throw new Error(`the container of the builder in ${directory} has ended`);
   rmSync(socketOf(directory), { force: true });
   process.kill(pid, "SIGHUP");
-  await untilDaemonAnswers(directory, () => read(`${directory}/container.log`).trim().slice(-2000));
+  await untilDaemonAnswers(directory);
 }
 
 /** Whether the builder's Nix daemon takes connections. */
@@ -216,12 +217,12 @@ function programsOf({ nixDaemon, nixStore, container }: LocalTools): string[] {
 
 /** A user namespace in which id 0 is the first of `ids`; this program gives them, as only root may. */
 async function newUserNamespace(
-  unshare: string,
+  tools: LocalTools,
   ids: IdRange,
 ): Promise<{ readonly descriptor: number; close(): void }> {
-  const holder = spawn(unshare, ["--user", "sh", "-c", "echo ready; read -r _"], {
+  const holder = spawn(tools.container.unshare, ["--user", "sh", "-c", "echo ready; read -r _"], {
     stdio: ["pipe", "pipe", "pipe"],
-    env: { PATH: process.env["PATH"] ?? "/usr/bin:/bin" },
+    env: { PATH: containerPath(tools) },
   });
   let problem = "";
   holder.stderr.on("data", (data: Buffer) => (problem += data.toString()));
@@ -273,14 +274,19 @@ export function enterUser(pid: string, ids: IdRange | undefined): string[] {
   return ["--target", pid, "--user", ...(ids === undefined ? ["--preserve-credentials"] : ["-S", "0", "-G", "0"])];
 }
 
-async function untilDaemonAnswers(directory: string, said: () => string): Promise<void> {
+async function untilDaemonAnswers(directory: string): Promise<void> {
   const deadline = Date.now() + patience * 1000;
   while (!daemonAnswers(directory)) {
     if (runningContainer(directory) === undefined || Date.now() > deadline) {
-      throw new Error(`the Nix daemon of the builder in ${directory} does not start: ${said() || "it said nothing"}`);
+      throw new Error(`the Nix daemon of the builder in ${directory} does not start: ${said(directory)}`);
     }
     await delay(10);
   }
+}
+
+/** The end of what the container's programs said. */
+function said(directory: string): string {
+  return read(`${directory}/container.log`).trim().slice(-2000) || "it said nothing";
 }
 
 /** Empty where it ends without one. */
