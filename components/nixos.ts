@@ -11,6 +11,7 @@ import {
   type BuilderParameters,
 } from "../src/bootstrap/builderFiles.ts";
 import type { AwsBuilderSpec, FleetSpec, HcloudBuilderSpec } from "../src/fleetSpec.ts";
+import { rootClientsOf } from "../src/nix/trust.ts";
 import type { Provisioning } from "../src/provision/provision.ts";
 import { commandDefaults, scriptCommand } from "./checkout.ts";
 import type { Machine, MachineKeys } from "./machines/machine.ts";
@@ -30,7 +31,7 @@ export function builderParameters(
     maxJobs: spec.maxJobs ?? null,
     timeout: spec.timeout,
     maxSilentTime: spec.maxSilentTime,
-    trustedClients: [fleet, ...fleet.clients].some(({ trust }) => trust === "full"),
+    trustedClients: rootClientsOf(fleet).length > 0,
     systemFeatures: [...new Set([...spec.supportedFeatures, ...spec.mandatoryFeatures])],
     keepDays: 14,
     automaticUpgrades,

@@ -12,7 +12,7 @@ import { installedNixVersion, MissingTool } from "./local/tools.ts";
 import { formOptions, forms, type FormName } from "./nix/forms.ts";
 import { NotExpressible } from "./nix/invalidValue.ts";
 import { stackNameProblem } from "./stackName.ts";
-import { fullTrust } from "./nix/trust.ts";
+import { describeRootClients, rootClientsOf } from "./nix/trust.ts";
 
 // The SDK takes a stack trace for every resource and has each frame looked up in source maps: a third of the program's time.
 // Node's type stripping keeps lines and columns, so V8's own traces are right without.
@@ -91,10 +91,10 @@ export const clientSigningKeys = pulumi.secret(fleet.clientSigningKeys);
 export const adminPrivateKey = fleet.adminIdentity.privateKey;
 
 /** Said at every deployment that has clients at `full`. */
-function openness({ trust, clients, builders: all }: FleetSpec): string[] {
-  const who = [{ name: "the shared one", trust }, ...clients].filter((client) => client.trust === "full");
-  if (who.length === 0 || all.every(({ provider }) => provider === "existing")) return [];
-  return [`trust: full (clients: ${who.map(({ name }) => name).join(", ")}): ${fullTrust}`];
+function openness(spec: FleetSpec): string[] {
+  const rootClients = rootClientsOf(spec);
+  if (rootClients.length === 0 || spec.builders.every(({ provider }) => provider === "existing")) return [];
+  return [describeRootClients(rootClients)];
 }
 
 function rendered(form: FormName): pulumi.Output<string> {

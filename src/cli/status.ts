@@ -4,7 +4,7 @@ import { clientEnvironment } from "../client/environment.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { runProgram, wordsOf } from "../process.ts";
-import { fullTrust } from "../nix/trust.ts";
+import { describeRootClients, rootClientsOf } from "../nix/trust.ts";
 import { explainFailure, loginKey } from "../smoke/failure.ts";
 import { stackDirectory, writeOwnClient, type Fleet, type UsableFleet } from "./stack.ts";
 
@@ -20,7 +20,7 @@ export interface BuilderStatus {
   readonly verifiedInSeconds: number | null;
   /** Whether it is the builder of a service: a third party's, which the fleet neither tests nor answers for. */
   readonly ofService: boolean;
-  /** Clients at `trust: full`, by name; the one whose key everybody can have is `the shared one`. */
+  /** As `rootClientsOf` has them. */
   readonly rootClients: readonly string[];
   /** Whether its store answers now; `undefined`: not asked, as services aren't. */
   readonly answers?: boolean;
@@ -35,9 +35,7 @@ const patience = 20;
 
 /** What the last deployment found. */
 export function recordedStatus(fleet: Fleet): BuilderStatus[] {
-  const { trust, clients } = fleet.clientSettings;
-  const all = [{ name: "the shared one", trust }, ...clients];
-  const rootClients = all.flatMap((client) => (client.trust === "full" ? [client.name] : []));
+  const rootClients = rootClientsOf(fleet.clientSettings);
   return fleet.builders.map((builder) => {
     const [name, verdict] = Object.entries(fleet.verification).find(([, entry]) => entry.alias === builder.alias) ?? [];
     return {
@@ -110,7 +108,7 @@ export function renderStatus(rows: readonly BuilderStatus[]): string {
   }
   const reasons = rows.flatMap(({ name, reason }) => (reason === undefined ? [] : [`${name}: ${reason}`]));
   const [clients = []] = rows.map(({ rootClients }) => rootClients).filter(({ length }) => length > 0);
-  const open = clients.length === 0 ? [] : [`trust: full (clients: ${clients.join(", ")}): ${fullTrust}`];
+  const open = clients.length === 0 ? [] : [describeRootClients(clients)];
   return [table.toString().replaceAll(/ +$/gm, ""), ...reasons, ...open].join("\n");
 }
 

@@ -25,6 +25,23 @@ export interface ClientKey {
 /** What `full` means, in the words that are used wherever it is chosen. */
 export const fullTrust = "a client of this fleet is root on its builders";
 
+/** The clients at `full`, by name; the one whose key everybody can have is `the shared one`. */
+export function rootClientsOf({
+  trust,
+  clients,
+}: {
+  readonly trust: Trust;
+  readonly clients: readonly { readonly name: string; readonly trust: Trust }[];
+}): string[] {
+  const all = [{ name: "the shared one", trust }, ...clients];
+  return all.flatMap((client) => (client.trust === "full" ? [client.name] : []));
+}
+
+/** What is said of a fleet that has such clients. */
+export function describeRootClients(names: readonly string[]): string {
+  return `trust: full (clients: ${names.join(", ")}): ${fullTrust}`;
+}
+
 /**
  * Oldest Nix, on client and builder, with which a row of `builders` works below `full`: the client then sends the closure of the derivation.
  * NixOS/nix#3921, in 2.16; tried with 2.26 and 2.34. An older client sends the bare derivation, which takes a trusted user.
