@@ -6,7 +6,7 @@ import { privately } from "./discretion.ts";
 import { checkout } from "./launch.mjs";
 import { markRun } from "./orphans.ts";
 import { describeWrongPassphrase, isWrongPassphrase } from "./passphrase.ts";
-import { accompany, passCancellation, sayEnded } from "./pulumi.ts";
+import { accompany, sayEnded, startCancellable } from "./pulumi.ts";
 import { whichStack } from "./stack.ts";
 import { describeLock, parseLock } from "./staleLocks.ts";
 import { ownValue } from "../src/record.ts";
@@ -70,7 +70,7 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
   let warned = false;
   let cancelled = false;
   const run = markRun({ ...env, PULUMI_ENABLE_STREAMING_JSON_PREVIEW: "true" });
-  const up = privately(() =>
+  const start = () =>
     execa("pulumi", ["up", "--yes", "--skip-preview", "--json"], {
       cwd: checkout,
       env: run.env,
@@ -78,18 +78,21 @@ export async function deploy(env: NodeJS.ProcessEnv, say: (line: string) => void
       stdin: "ignore",
       buffer: { stdout: false },
       reject: false,
-      // Signals reach it by `passCancellation` alone.
+      // Signals reach it by `startCancellable` alone.
       detached: true,
       cleanup: false,
-    }),
+    });
+  const { cli: up, release } = startCancellable(
+    () => privately(start),
+    undefined,
+    () => {
+      cancelled = true;
+      say(
+        "cancelling: waiting for what is under way to end; a second Ctrl-C stops it at once, and its end is then unknown",
+      );
+    },
   );
   const finish = accompany(up.pid, env);
-  const release = passCancellation(up, undefined, () => {
-    cancelled = true;
-    say(
-      "cancelling: waiting for what is under way to end; a second Ctrl-C stops it at once, and its end is then unknown",
-    );
-  });
   const heartbeat = setInterval(() => {
     if (underWay.size > 0) say(`${seconds()}  … ${[...underWay].join(", ")}`);
   }, patience * 1000);

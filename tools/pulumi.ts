@@ -212,8 +212,10 @@ export async function runPulumi(args: readonly string[], env: NodeJS.ProcessEnv)
   const told = discreetArguments(args, say);
   const run = markRun(env);
   const options: SpawnOptions = { cwd: checkout, env: run.env, stdio: "inherit", detached: !terminal };
-  const child = privately(() => spawn("pulumi", told, options));
-  const release = passCancellation(child, terminal ? ["SIGTERM", "SIGHUP"] : undefined);
+  const { cli: child, release } = startCancellable(
+    () => privately(() => spawn("pulumi", told, options)),
+    terminal ? ["SIGTERM", "SIGHUP"] : undefined,
+  );
   const finish = accompany(child.pid, env);
   try {
     const [code, signal] = (await once(child, "exit")) as [number | null, NodeJS.Signals | null];
@@ -231,19 +233,20 @@ const endingSignals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 const oneKeystroke = 1000;
 
 /**
- * Asks a running CLI to cancel where a signal would end this process, until the returned function is called. The CLI then begins nothing
+ * Starts the CLI, and asks it to cancel where a signal would end this process, until `release` is called. The CLI then begins nothing
  * new, waits for what is under way and writes the state. A second request ends it at once, and SIGHUP kills it: what was under way is
  * then in no state. So it gets SIGINT only, one for each Ctrl-C, and runs in a process group of its own, which no terminal and no
  * `timeout` signals as well. One that shares the terminal gets Ctrl-C from there.
  *
+ * @param start Starts it. It runs before `start` returns, so signals are listened for before that; they are delivered after it.
  * @param signals that are passed on; the others are ignored. Default: all three.
  * @param asked called when it is asked for the first time.
  */
-export function passCancellation(
-  cli: { kill(signal: "SIGINT"): unknown },
+export function startCancellable<Cli extends { kill(signal: "SIGINT"): unknown }>(
+  start: () => Cli,
   signals: readonly NodeJS.Signals[] = endingSignals,
   asked: () => void = () => undefined,
-): () => void {
+): { readonly cli: Cli; readonly release: () => void } {
   let last: number | undefined;
   const pass = (signal: NodeJS.Signals): void => {
     if (!signals.includes(signal)) return;
@@ -253,10 +256,18 @@ export function passCancellation(
     last = now;
     cli.kill("SIGINT");
   };
-  for (const signal of endingSignals) process.on(signal, pass);
-  return () => {
+  const release = (): void => {
     for (const signal of endingSignals) process.off(signal, pass);
   };
+  for (const signal of endingSignals) process.on(signal, pass);
+  let cli: Cli;
+  try {
+    cli = start();
+  } catch (error) {
+    release();
+    throw error;
+  }
+  return { cli, release };
 }
 
 /** Options of every command that take the next word as their value, by `pulumi --help`; `--cwd` is another checkout's matter. */

@@ -6,19 +6,23 @@ import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { checkout } from "../../tools/launch.mjs";
-import { passCancellation } from "../../tools/pulumi.ts";
+import { startCancellable } from "../../tools/pulumi.ts";
 
 let directory: string;
 let running: ChildProcess | undefined;
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), "cancelling-test-"));
   mkdirSync(join(directory, "bin"));
-  writeFileSync(join(directory, "bin", "pulumi"), standIn, { mode: 0o755 });
+  install(standIn);
 });
 afterEach(() => {
   if (running?.exitCode === null) running.kill("SIGKILL");
   rmSync(directory, { recursive: true, force: true });
 });
+
+function install(cli: string): void {
+  writeFileSync(join(directory, "bin", "pulumi"), cli, { mode: 0o755 });
+}
 
 /** Says that it is under way; ends a moment after the first signal, so that a second one of the same Ctrl-C is noted as well. */
 const standIn = `#!${process.execPath}
@@ -33,6 +37,14 @@ setTimeout(() => process.exit(3), 30_000);
 console.log(JSON.stringify({ diagnosticEvent: { severity: "warning", message: "under way" } }));
 `;
 
+/** Has the process that started it get a Ctrl-C before that can do anything else. */
+const interrupting = `#!/bin/sh
+trap 'printf SIGINT >"$SEEN"; exit 255' INT
+kill -INT "$PPID"
+left=300
+while [ $left -gt 0 ]; do sleep 0.1; left=$((left - 1)); done
+`;
+
 const programs = {
   "npm start": `import { deploy } from "${checkout}/tools/deployment.ts";
     const { exitCode, cancelled } = await deploy(process.env, console.log);
@@ -44,8 +56,8 @@ const programs = {
 /** Runs the program in a process group of its own, sends it `interrupt` when the CLI runs, and returns what it said and the CLI got. */
 async function interrupted(
   program: keyof typeof programs,
-  terminal: boolean,
-  interrupt: (child: ChildProcess) => void,
+  terminal = false,
+  interrupt: (child: ChildProcess) => void = () => undefined,
 ) {
   const script = join(directory, "program.mts");
   writeFileSync(script, programs[program]);
@@ -88,6 +100,13 @@ describe.each(["npm start", "npm run pulumi"] as const)(
       expect(said).toContain("ended with 255");
       if (program === "npm start") expect(said).toMatch(/cancelling: waiting .*\s+ended with 255, cancelled: true/);
     });
+
+    it("on a signal that comes while the CLI is being started", async () => {
+      install(interrupting);
+      const { said, seen } = await interrupted(program);
+      expect(seen, said).toBe("SIGINT");
+      expect(said).toContain("ended with 255");
+    });
   },
 );
 
@@ -95,7 +114,7 @@ it("a second Ctrl-C is passed on: the CLI stops at once", () => {
   vi.useFakeTimers({ toFake: ["performance"] });
   const kill = vi.fn();
   const asked = vi.fn();
-  const release = passCancellation({ kill }, undefined, asked);
+  const { release } = startCancellable(() => ({ kill }), undefined, asked);
   const pass = process.listeners("SIGINT").at(-1);
   try {
     pass?.("SIGINT");
