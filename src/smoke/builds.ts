@@ -1,8 +1,8 @@
 /** Builds for one smoke test: each new, on one builder only, into a store of the test's own. */
 import { randomBytes } from "node:crypto";
-import { closeSync, constants, fstatSync, mkdtempSync, openSync, readFileSync, readSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
+import { closeSync, constants, fstatSync, openSync, readFileSync, readSync, writeFileSync } from "node:fs";
 import { clientEnvironment } from "../client/environment.ts";
+import { scratchFolder } from "../client/scratch.ts";
 import { removeTree } from "../local/folders.ts";
 import type { BuildMachine, Protocol } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
@@ -60,7 +60,7 @@ export class SmokeBuilds {
     this.#machine = machine;
     this.#clientDirectory = clientDirectory;
     this.#timeout = timeout;
-    this.#store = mkdtempSync(`${dirname(clientDirectory)}/smoke-`);
+    this.#store = scratchFolder(clientDirectory, "smoke");
   }
 
   /** Builds what `expression` makes of a new nonce. */

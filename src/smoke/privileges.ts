@@ -3,9 +3,9 @@
  * (`/fleet-probe-…`): where the daemon looks for it, the setting is in force, and a client could as well name a program or file of its own.
  */
 import { createHash, randomBytes } from "node:crypto";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { rmSync, writeFileSync } from "node:fs";
 import { clientEnvironment } from "../client/environment.ts";
+import { scratchFolder } from "../client/scratch.ts";
 import { oneLine } from "../machineText.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
@@ -56,7 +56,7 @@ export async function tryPrivileges(machine: BuildMachine, options: PrivilegeOpt
     const detail = "its protocol is ssh, so nobody knows of a Nix daemon behind it";
     return [{ name: "refuses what only a trusted user may say", outcome: "skipped", seconds: 0, detail }];
   }
-  const scratch = mkdtempSync(`${tmpdir()}/fleet-privileges-`);
+  const scratch = scratchFolder(clientDirectory, "privileges");
   const probe = `fleet-probe-${randomBytes(8).toString("hex")}`;
   try {
     const derivations = await sendDerivations(machine, options, scratch, tries * attempts.length + 1);

@@ -1,7 +1,8 @@
 /** What a builder must refuse, tried with the client's own key: all but the two Nix protocols, and in those what its level doesn't give. */
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { networkInterfaces, tmpdir } from "node:os";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { networkInterfaces } from "node:os";
+import { scratchFolder } from "../client/scratch.ts";
 import { oneLine } from "../machineText.ts";
 import { isLoopback, type BuildMachine } from "../nix/buildMachine.ts";
 import { runProgram, wordsOf } from "../process.ts";
@@ -36,7 +37,7 @@ interface Attempt {
 
 /** Tries everything that the builder must refuse, one after the other. */
 export async function tryRefusals(machine: BuildMachine, options: RefusalOptions): Promise<CaseResult[]> {
-  const scratch = mkdtempSync(`${tmpdir()}/fleet-refusals-`);
+  const scratch = scratchFolder(options.clientDirectory, "refusals");
   try {
     const results: CaseResult[] = [];
     for (const attempt of attempts(machine, options.clientDirectory, scratch))
