@@ -1,7 +1,8 @@
 /** Build logs that the client's own Nix doesn't have, from the builder that has them: neither protocol of Nix hands them over. */
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { execa } from "execa";
+import { withKeyFile } from "../client/scratch.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { runProgram } from "../process.ts";
 import { administratorWords } from "../ssh/administration.ts";
@@ -42,11 +43,7 @@ export async function fetchLogs(search: LogSearch): Promise<void> {
     .filter((line) => /^\/nix\/store\/[a-z0-9]{32}-[\w.+?=-]+\.drv$/.test(line));
   const missing = derivations.map(logOf).filter((log) => !existsSync(`${store ?? ""}${log}`));
   if (missing.length === 0 || holders.length === 0) return;
-  // Below the stack's folder, which `destroy` removes, should this be killed.
-  const scratch = mkdtempSync(`${dirname(clientDirectory)}/log-`);
-  try {
-    const keyFile = `${scratch}/key`;
-    writeFileSync(keyFile, adminPrivateKey, { mode: 0o600 });
+  await withKeyFile(clientDirectory, adminPrivateKey, async (keyFile) => {
     const fetch = async (log: string, { machine, user, ownStore = "" }: LogHolder): Promise<Buffer> => {
       const command = `base64 < '${ownStore}${log}'`;
       const login = { machine, user, keyFile, clientDirectory };
@@ -61,9 +58,7 @@ export async function fetchLogs(search: LogSearch): Promise<void> {
       mkdirSync(dirname(path), { recursive: true });
       writeFileSync(path, found);
     }
-  } finally {
-    rmSync(scratch, { recursive: true });
-  }
+  });
 }
 
 /** Where Nix keeps the log of a derivation, compressed as it is by default. */

@@ -1,8 +1,6 @@
 /** Looks at one builder as a client of the fleet does, link by link of the chain from its name to a finished build. */
 import { lookup } from "node:dns/promises";
 import { connect } from "node:net";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
 import {
   measureCommand,
   measurementLimits,
@@ -13,6 +11,7 @@ import {
   type Peculiarities,
 } from "../bootstrap/measure.ts";
 import { clientEnvironment } from "../client/environment.ts";
+import { withKeyFile } from "../client/scratch.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { systems } from "../nix/system.ts";
@@ -304,51 +303,40 @@ async function checkInside(builder: BuilderToExamine): Promise<Finding[]> {
     features,
     users: machine.sshUsers === undefined ? [] : measuredUsers(machine.sshUsers, ["none", machine.trust ?? "none"]),
   };
-  // Below the stack's folder, which `destroy` removes, should this be killed.
-  const scratch = mkdtempSync(`${dirname(clientDirectory)}/doctor-`);
-  try {
-    writeFileSync(`${scratch}/key`, administration.privateKey, { mode: 0o600 });
-    const result = await runProgram(
-      "ssh",
-      administratorWords(
-        { machine, user: administration.user, keyFile: `${scratch}/key`, clientDirectory },
-        measureCommand,
-      ),
-      {
-        input: measureScript(declared, administration.peculiarities),
-        milliseconds: patience * 1000,
-        bytes: measurementLimits.bytes,
-      },
-    );
-    if (result.timedOut || result.tooMuch) {
-      const why = "what it has and how it is set up can't be known, and a deployment would measure it in vain";
-      return [{ ...about, severity: "error", what: `its administrator looked, but ${result.problem}`, why }];
-    }
-    if (result.code === 0) return judge(builder, result.stdout);
-    // The words are the machine's own: no more of them than the script has.
-    const sentences = result.stderr
-      .split("\n")
-      .filter((line) => line.startsWith(`builder '${name}': `))
-      .slice(0, 10)
-      .map((line) => oneLine(line));
-    const why = "what the fleet declares is no longer so";
-    return sentences.length > 0
-      ? sentences.map((what) => ({
-          ...about,
-          severity: "error",
-          what: what.slice(`builder '${name}': `.length, -1),
-          why,
-        }))
-      : [
-          {
-            ...about,
-            severity: "warning",
-            what: `its administrator can't log in: ${explainFailure(result.stderr || result.problem, "administrator").reason}`,
-          },
-        ];
-  } finally {
-    rmSync(scratch, { recursive: true });
+  const { user, privateKey, peculiarities } = administration;
+  const result = await withKeyFile(clientDirectory, privateKey, (keyFile) =>
+    runProgram("ssh", administratorWords({ machine, user, keyFile, clientDirectory }, measureCommand), {
+      input: measureScript(declared, peculiarities),
+      milliseconds: patience * 1000,
+      bytes: measurementLimits.bytes,
+    }),
+  );
+  if (result.timedOut || result.tooMuch) {
+    const why = "what it has and how it is set up can't be known, and a deployment would measure it in vain";
+    return [{ ...about, severity: "error", what: `its administrator looked, but ${result.problem}`, why }];
   }
+  if (result.code === 0) return judge(builder, result.stdout);
+  // The words are the machine's own: no more of them than the script has.
+  const sentences = result.stderr
+    .split("\n")
+    .filter((line) => line.startsWith(`builder '${name}': `))
+    .slice(0, 10)
+    .map((line) => oneLine(line));
+  const why = "what the fleet declares is no longer so";
+  return sentences.length > 0
+    ? sentences.map((what) => ({
+        ...about,
+        severity: "error",
+        what: what.slice(`builder '${name}': `.length, -1),
+        why,
+      }))
+    : [
+        {
+          ...about,
+          severity: "warning",
+          what: `its administrator can't log in: ${explainFailure(result.stderr || result.problem, "administrator").reason}`,
+        },
+      ];
 }
 
 function judge(builder: BuilderToExamine, printed: string): Finding[] {
