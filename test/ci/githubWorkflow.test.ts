@@ -203,6 +203,7 @@ const said = ({ results }: Run) => [...results.values()].map(({ output }) => out
 
 /** Files below the folder that hold the text. */
 function filesWith(text: string, folder: string): string[] {
+  if (!existsSync(folder)) throw new Error(`nothing can be found in ${folder}, which isn't there`);
   const { stdout } = spawnSync("grep", ["--recursive", "--files-with-matches", "--fixed-strings", "-e", text, folder], {
     encoding: "utf8",
   });
@@ -242,8 +243,8 @@ describe.each([["the installed Nix"], ["a current Nix"]])("its steps, run with %
   const token = "ghs_0123456789";
   /** Files in which a thief can have put what was taken. */
   const loot = () =>
-    ["runner/store", "runner/checkout", "runner/home", "builder/root"].flatMap((folder) =>
-      [mark, token].flatMap((text) => filesWith(text, `${builder.directory}/${folder}`)),
+    [...["store", "checkout", "home"].map((name) => `${runner.directory}/${name}`), builder.storeRoot].flatMap(
+      (folder) => [mark, token].flatMap((text) => filesWith(text, folder)),
     );
   const stolen = (run: Run) => [
     ...[said(run), run.summary].filter((text) => text.includes(mark) || text.includes(token)),

@@ -45,10 +45,11 @@ export class LocalFleet {
   readonly builders: readonly FleetBuilder[];
   readonly client: KeyPair;
   readonly admin: KeyPair;
-  readonly #root: string;
+  /** For a test's own files, removed with the builders. */
+  readonly root: string;
 
   private constructor(root: string, client: KeyPair, admin: KeyPair, builders: readonly FleetBuilder[]) {
-    this.#root = root;
+    this.root = root;
     this.directory = stackDirectory(root);
     this.client = client;
     this.admin = admin;
@@ -161,7 +162,9 @@ export class LocalFleet {
   /** Stops everything and removes the folder. */
   async stop(): Promise<void> {
     await sweep(this.directory, "none");
-    rmSync(this.#root, { recursive: true, force: true });
+    // Clients' stores have folders that nobody may write to.
+    execFileSync("chmod", ["-R", "u+w", this.root]);
+    rmSync(this.root, { recursive: true, force: true });
   }
 }
 
