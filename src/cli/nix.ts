@@ -1,6 +1,5 @@
 /** Runs `nix-build` or `nix` through the fleet and nothing else. */
 import { readFileSync } from "node:fs";
-import { stripVTControlCharacters } from "node:util";
 import { execa } from "execa";
 import { clientEnvironment } from "../client/environment.ts";
 import type { BuildMachine } from "../nix/buildMachine.ts";
@@ -13,6 +12,7 @@ import { fetchLogs, type LogHolder } from "./log.ts";
 import { missing, runInRemoteStore } from "./remoteStore.ts";
 import { askForAnswer, recordedStatus } from "./status.ts";
 import { builderNix, CliError, readFleet, stackDirectory, writeOwnClient, type UsableFleet } from "./stack.ts";
+import { oneLine, plainText } from "../machineText.ts";
 import { ownValue } from "../record.ts";
 import { complain } from "../terminal.ts";
 
@@ -161,9 +161,9 @@ export function wrongRemoteStore(
   said: string,
   builders: readonly (Pick<BuildMachine, "systems" | "supportedFeatures" | "mandatoryFeatures"> & { name: string })[],
 ): string | undefined {
-  const required = /(?:\ba|Required system:) '([^']+)' with features \{([^}]*)\}/.exec(stripVTControlCharacters(said));
+  const required = /(?:\ba|Required system:) '([^']+)' with features \{([^}]*)\}/.exec(plainText(said));
   if (required === null) return undefined;
-  const [, system = "", list = ""] = required;
+  const [system, list] = [oneLine(required[1] ?? "", 100), oneLine(required[2] ?? "", 300)];
   const features = list.split(",").map((feature) => feature.trim());
   const named = features.filter((feature) => feature !== "");
   const able = builders.filter(

@@ -5,7 +5,7 @@ import * as z from "zod";
 import { splitNixBuildWords } from "./nixBuildWords.ts";
 import { link, outLink, refuseOccupied } from "./outLink.ts";
 import { CliError } from "./stack.ts";
-import { takeBack } from "./takeBack.ts";
+import { pathOf, takeBack, type Result } from "./takeBack.ts";
 
 /** A run that one builder does everything of. */
 export interface RemoteRun {
@@ -21,11 +21,10 @@ export interface RemoteRun {
   readonly explain: (said: string) => string | undefined;
 }
 
-/** What was built, and the derivations that it has to be of. */
+/** What was built. */
 interface Built {
-  readonly derivations: readonly string[];
-  readonly paths: readonly string[];
-  /** What Nix adds to the name for links (`result`) for each of the paths. */
+  readonly results: readonly Result[];
+  /** What Nix adds to the name for links (`result`) for each of them. */
   readonly suffixes: readonly string[];
   /** What Nix printed. */
   readonly printed: string;
@@ -48,7 +47,7 @@ export async function runInRemoteStore(run: RemoteRun): Promise<number> {
   if (exitCode !== 0) return exitCode;
   say(built.printed);
   if (wantsLinks) {
-    built.paths.forEach((path, index) => {
+    built.results.forEach(({ path }, index) => {
       link(`${own.name}${built.suffixes[index] ?? ""}`, `${store ?? ""}${path}`);
     });
   }
@@ -76,32 +75,48 @@ async function runNixBuild(run: RemoteRun): Promise<Built | number> {
   if (evaluated.code === "ENOENT") throw missing("nix-instantiate");
   if (evaluated.exitCode !== 0) return evaluated.exitCode ?? 1;
   const wanted = evaluated.stdout.split("\n").filter((line) => line !== "");
+  const outputs = wanted.map((line) => {
+    const [derivation = "", output = "out"] = line.split("!");
+    return { derivation, output };
+  });
+  // Now, and not after hours of building.
+  for (const output of outputs) pathOf(output, run.store);
   // A derivation by itself would be all of its outputs.
-  const outputs = wanted.map((line) => (line.includes("!") ? line : `${line}!out`));
-  const build = await execa("nix-build", [...split.build, "--no-out-link", ...remoteOptions(run), ...outputs], {
+  const names = outputs.map(({ derivation, output }) => `${derivation}!${output}`);
+  const build = execa("nix-build", [...split.build, "--no-out-link", ...remoteOptions(run), ...names], {
     env,
     stdin: "inherit",
     stdout: "pipe",
     stderr: ["inherit", "pipe"],
+    // The whole log of a build may be more than there is memory for.
+    buffer: { stderr: false },
     reject: false,
   });
-  if (build.exitCode !== 0) {
-    const sentence = explain(build.stderr);
+  let said = "";
+  build.stderr.on("data", (chunk: Buffer) => {
+    said = (said + chunk.toString()).slice(-explained);
+  });
+  const { exitCode, stdout } = await build;
+  if (exitCode !== 0) {
+    const sentence = explain(said);
     if (sentence !== undefined) complain(`fleet: ${sentence}`);
-    return build.exitCode ?? 1;
+    return exitCode ?? 1;
   }
-  const derivations = wanted.map((line) => line.replace(/!.*/, ""));
-  const numbers = [...new Set(derivations)];
+  const numbers = [...new Set(outputs.map(({ derivation }) => derivation))];
+  const paths = stdout.split("\n").filter((line) => line !== "");
   return {
-    derivations,
-    suffixes: outputs.map((line, index) => {
-      const number = numbers.indexOf(derivations[index] ?? "");
-      return `${number === 0 ? "" : `-${number + 1}`}${outputSuffix(line.replace(/.*!/, ""))}`;
+    // None, where nothing was to be built.
+    results: paths.map((path, index) => ({ path, of: outputs[index] })),
+    suffixes: outputs.map(({ derivation, output }) => {
+      const number = numbers.indexOf(derivation);
+      return `${number === 0 ? "" : `-${number + 1}`}${outputSuffix(output)}`;
     }),
-    paths: build.stdout.split("\n").filter((line) => line !== ""),
-    printed: build.stdout,
+    printed: stdout,
   };
 }
+
+/** Characters at the end of what Nix said that may tell why it failed. */
+const explained = 64 * 1024;
 
 /** Of a derivation, or of a path that was named as it is, which old ones call an object and new ones don't. */
 const buildResults = z.array(
@@ -132,18 +147,27 @@ async function runNixNew(run: RemoteRun, outLinkOption: number | undefined): Pro
   });
   if (build.code === "ENOENT") throw missing("nix");
   if (build.exitCode !== 0) return build.exitCode ?? 1;
-  if (words.includes("--dry-run")) return { derivations: [], paths: [], suffixes: [], printed: build.stdout };
-  const results = buildResults.parse(JSON.parse(build.stdout));
-  const paths = results.flatMap(({ outputs }) => Object.values(outputs));
+  if (words.includes("--dry-run")) return { results: [], suffixes: [], printed: build.stdout };
+  const built = buildResults.safeParse(JSON.parse(build.stdout));
+  if (!built.success) {
+    throw new CliError(
+      "what this Nix says that it built names no derivation or no path of it (dynamic-derivations), so nobody here can tell what was asked for; build it " +
+        "without --remote-store",
+    );
+  }
+  const results = built.data.flatMap(({ drvPath, outputs }) =>
+    Object.entries(outputs).map(([output, path]) => {
+      return { path, of: drvPath === undefined ? undefined : { derivation: drvPath, output } };
+    }),
+  );
   // Unlike `nix-build`, it counts from 0.
-  const suffixes = results.flatMap(({ outputs }, index) =>
+  const suffixes = built.data.flatMap(({ outputs }, index) =>
     Object.keys(outputs).map((output) => `${index === 0 ? "" : `-${index}`}${outputSuffix(output)}`),
   );
   return {
     suffixes,
-    derivations: results.flatMap(({ drvPath }) => drvPath ?? []),
-    paths,
-    printed: words.includes("--json") ? build.stdout : paths.join("\n"),
+    results,
+    printed: words.includes("--json") ? build.stdout : results.map(({ path }) => path).join("\n"),
   };
 }
 

@@ -2,10 +2,17 @@
  * Takes results out of a builder's store. The builder is trusted for the content of what it was asked to build, which nothing here can
  * check, and for nothing else: which paths there are, and what they may refer to, the evaluation says.
  */
-import { readFileSync, statfsSync } from "node:fs";
+import { lstatSync, readdirSync, readFileSync, statfsSync } from "node:fs";
 import { execa } from "execa";
 import { parseOutputs } from "../nix/derivation.ts";
 import { CliError } from "./stack.ts";
+
+/** One result, as the builder names it. */
+export interface Result {
+  readonly path: string;
+  /** The output that it has to be; `undefined`: a path that was named as it is. */
+  readonly of: { readonly derivation: string; readonly output: string } | undefined;
+}
 
 /** What to take, and from where to where. */
 export interface Taking {
@@ -15,33 +22,48 @@ export interface Taking {
   readonly uri: string;
   /** Folder of the client's own store; `undefined`: the machine's. */
   readonly store: string | undefined;
-  /** What the evaluation gave: `.drv` paths. */
-  readonly derivations: readonly string[];
-  /** What the builder says that it built of them. */
-  readonly paths: readonly string[];
-  /** Milliseconds for the builder to say what belongs to them. Default: 10 minutes; each path costs a round trip. */
+  /** What the builder says that it built. */
+  readonly results: readonly Result[];
+  /**
+   * Milliseconds for the builder to say what belongs to them, and in which it has to send a mebibyte of them. Default: 10 minutes; each path
+   * costs a round trip.
+   */
   readonly patience?: number;
-  /** Bytes that stay free on the disk. Default: 1 GiB, or half of what is free. */
-  readonly reserve?: number;
+  /** What stays free on the disk. Default: 1 GiB and 10,000 files, or half of what is free. */
+  readonly reserve?: Partial<Room>;
+}
+
+/** Room on a disk. */
+interface Room {
+  readonly bytes: number;
+  readonly files: number;
 }
 
 /**
  * Copies the paths and what they refer to into the client's store: outputs of the derivations and of what these need, as they are;
- * anything else, and whatever has a hash, only if the hash or the signature of a trusted cache is right.
+ * anything else, and whatever has a hash, only if the hash (then its name says no more than its content) or the signature of a trusted cache
+ * is right.
  *
  * @returns An exit code: 0, or Nix's own.
  * @throws CliError naming what is refused; nothing of it is in the store then.
  */
-export async function takeBack({ patience = 10 * 60_000, ...taking }: Taking): Promise<number> {
-  const { env, uri, store, derivations, paths } = taking;
-  if (paths.length === 0) return 0;
-  const roots = new Set(outputsOf(derivations, store).map(({ path }) => path));
-  const strange = derivations.length === 0 ? [] : paths.filter((path) => !roots.has(path));
-  if (strange.length > 0) throw refusal(uri, strange);
+export async function takeBack({ patience = 10 * 60_000, ...rest }: Taking): Promise<number> {
+  const taking = { ...rest, patience };
+  const { env, uri, store, results } = taking;
+  if (results.length === 0) return 0;
+  const strange = results.filter(({ path, of }) => of !== undefined && path !== pathOf(of, store));
+  if (strange.length > 0) {
+    throw refusal(
+      uri,
+      strange.map(({ path }) => path),
+    );
+  }
+  const paths = results.map(({ path }) => path);
   if ((await missingHere(env, paths)).length === 0) return 0;
+  const derivations = results.flatMap(({ of }) => of?.derivation ?? []);
 
   const [graph, closure] = await Promise.all([
-    nixStore(env, ["--query", "--requisites", ...derivations]),
+    derivations.length === 0 ? [] : nixStore(env, ["--query", "--requisites", ...derivations]),
     closureThere({ env, uri, paths, patience }),
   ]);
   const outputs = outputsOf(
@@ -63,6 +85,20 @@ export async function takeBack({ patience = 10 * 60_000, ...taking }: Taking): P
   );
 }
 
+/**
+ * Where an output lies, as the evaluation says.
+ *
+ * @throws CliError where nobody can say before it is built.
+ */
+export function pathOf({ derivation, output }: NonNullable<Result["of"]>, store: string | undefined): string {
+  const path = outputsOf([derivation], store).find(({ name }) => name === output)?.path ?? "";
+  if (path !== "") return path;
+  throw new CliError(
+    `which path the output '${output}' of ${derivation} has, its content decides (ca-derivations, impure-derivations), so with --remote-store ` +
+      "nobody here could tell it from another; build it without --remote-store",
+  );
+}
+
 function outputsOf(derivations: readonly string[], store: string | undefined) {
   return derivations.flatMap((path) => parseOutputs(readFileSync(`${store ?? ""}${path}`, "utf8")));
 }
@@ -76,9 +112,8 @@ async function missingHere(env: Taking["env"], paths: readonly string[]): Promis
   return missing;
 }
 
-/** As many as fit into a command line, in their order. */
-function chunks(paths: readonly string[]): string[][] {
-  const size = 4000;
+/** So many at a time, in their order; 4000 fit into a command line. */
+function chunks(paths: readonly string[], size = 4000): string[][] {
   return Array.from({ length: Math.ceil(paths.length / size) }, (_, index) =>
     paths.slice(index * size, (index + 1) * size),
   );
@@ -103,7 +138,7 @@ async function closureThere({
   uri,
   paths,
   patience,
-}: Pick<Taking, "env" | "uri" | "paths"> & { readonly patience: number }): Promise<string[]> {
+}: Pick<CopyTaking, "env" | "uri" | "patience"> & { readonly paths: readonly string[] }): Promise<string[]> {
   const query = bounded("nix-store", "--store", uri, "--query", "--requisites", ...paths);
   const { failed, timedOut, stdout } = await execa(...query, {
     env,
@@ -128,27 +163,54 @@ async function closureThere({
   return closure;
 }
 
+type CopyTaking = Taking & { readonly patience: number };
+
 /** Copies them in their order: what a path refers to comes before it. */
-async function copyEach(taking: Taking, words: readonly string[], paths: readonly string[]): Promise<number> {
-  for (const some of chunks(paths)) {
+async function copyEach(taking: CopyTaking, words: readonly string[], paths: readonly string[]): Promise<number> {
+  // Of each of them a current Nix asks something before the first one comes.
+  for (const some of chunks(paths, 1000)) {
     const exitCode = await copy(taking, words, some);
     if (exitCode !== 0) return exitCode;
   }
   return 0;
 }
 
-/** Copies them, unless the disk fills up meanwhile: a builder may send without end. */
-async function copy({ env, uri, store, reserve }: Taking, words: readonly string[], paths: readonly string[]) {
+/** What has to arrive within a period, in bytes: any connection that is of use brings more. */
+const leastArrival = 2 ** 20;
+
+/** Copies them, unless the disk fills up meanwhile, or next to nothing comes: a builder may send without end. */
+async function copy(taking: CopyTaking, words: readonly string[], paths: readonly string[]): Promise<number> {
+  const { env, uri, store, patience, reserve } = taking;
   const place = `${store ?? ""}/nix/store`;
-  const free = () => {
-    const { bavail, bsize } = statfsSync(place);
-    return bavail * bsize;
+  const before = roomAt(place);
+  const least = {
+    bytes: reserve?.bytes ?? Math.min(2 ** 30, before.bytes / 2),
+    files: reserve?.files ?? Math.min(10_000, before.files / 2),
   };
-  const atLeast = reserve ?? Math.min(2 ** 30, free() / 2);
   const controller = new AbortController();
-  const watch = setInterval(() => {
-    if (free() < atLeast) controller.abort();
+  let problem = "";
+  const stop = (reason: string): void => {
+    problem ||= reason;
+    controller.abort();
+  };
+  const room = setInterval(() => {
+    const { bytes, files } = roomAt(place);
+    if (bytes >= least.bytes && files >= least.files) return;
+    stop(
+      `${uri} sends more than the disk of ${place} has room for (${Math.round(least.bytes / 2 ** 20)} MiB and ${Math.round(least.files)} files are to ` +
+        "stay free); what came in part is removed: make room, or take the builder out of the fleet if it shouldn't be that much",
+    );
   }, 500);
+  let arrived = 0;
+  const progress = setInterval(() => {
+    const now = paths.reduce((sum, path) => sum + sizeOf(`${store ?? ""}${path}`), 0);
+    if (now - arrived < leastArrival) {
+      stop(
+        `${uri} has sent less than a MiB of the results in ${patience / 1000} s; what came in part is removed: try again, or another builder`,
+      );
+    }
+    arrived = now;
+  }, patience);
   try {
     const result = await execa(...bounded("nix", "copy", ...words, "--from", uri, ...paths), {
       env,
@@ -158,14 +220,28 @@ async function copy({ env, uri, store, reserve }: Taking, words: readonly string
     });
     if (!result.isCanceled) return result.exitCode ?? 1;
   } finally {
-    clearInterval(watch);
+    clearInterval(room);
+    clearInterval(progress);
   }
   // What came in part is no valid path, but takes room.
   const partial = await missingHere(env, paths);
   await execa("nix-store", ["--delete", ...partial], { env, stdio: "ignore", reject: false });
-  throw new CliError(
-    `${uri} sends more than the disk of ${place} has room for (${Math.round(atLeast / 2 ** 20)} MiB are to stay free); what came in part is removed: make room, or take the builder out of the fleet if it shouldn't be that much`,
-  );
+  throw new CliError(problem);
+}
+
+function roomAt(place: string): Room {
+  const { bavail, bsize, files, ffree } = statfsSync(place);
+  // Some file systems don't count files.
+  return { bytes: bavail * bsize, files: files === 0 ? Infinity : ffree };
+}
+
+/** Bytes of all that lies there, with what its names and kinds take in Nix's archive. */
+function sizeOf(path: string): number {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (found === undefined) return 0;
+  const own = 256 + (found.isFile() ? found.size : 0);
+  if (!found.isDirectory()) return own;
+  return readdirSync(path).reduce((sum, name) => sum + sizeOf(`${path}/${name}`), own);
 }
 
 function lines(text: string): string[] {

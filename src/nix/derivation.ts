@@ -35,6 +35,7 @@ export function parseRequirements(text: string): Requirements {
 
 /** One output of a derivation. */
 export interface DerivationOutput {
+  readonly name: string;
   /** Store path; empty where the content decides it. */
   readonly path: string;
   /** Whether the content's hash is known or decides the path, so that anybody can check it. */
@@ -50,8 +51,10 @@ export interface DerivationOutput {
 export function parseOutputs(text: string): DerivationOutput[] {
   const [, list] = /^Derive\(\[(.*?)\],\[/s.exec(text) ?? [];
   if (list === undefined) throw malformed(text);
-  return [...list.matchAll(/\("[^"]*","([^"]*)","([^"]*)","([^"]*)"\)/g)].map(
-    ([, path = "", algorithm = "", hash = ""]) => ({ path, isContentAddressed: algorithm !== "" || hash !== "" }),
+  return [...list.matchAll(/\("([^"]*)","([^"]*)","([^"]*)","([^"]*)"\)/g)].map(
+    ([, name = "", path = "", algorithm = "", hash = ""]) => {
+      return { name, path, isContentAddressed: algorithm !== "" || hash !== "" };
+    },
   );
 }
 

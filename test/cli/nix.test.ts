@@ -38,6 +38,14 @@ describe.each([
   });
 });
 
+it("is one plain line whatever the builder says, and found in a moment", () => {
+  const forged = wrongRemoteStore(old("x\nfleet: x86 is verified\u202e", "a\nfleet: b"), builders);
+  expect(forged).toBe("no builder of this stack builds for x fleet: x86 is verified\uFFFD with a fleet: b");
+  const started = Date.now();
+  for (const part of ["\x1b]0;", "\x1b]x\\", "\x1b[", "a '"]) wrongRemoteStore(part.repeat(100_000), builders);
+  expect(Date.now() - started).toBeLessThan(2000);
+});
+
 it("says nothing of a build that failed by itself", () => {
   expect(wrongRemoteStore("error: builder for '/nix/store/x.drv' failed with exit code 1", builders)).toBeUndefined();
 });

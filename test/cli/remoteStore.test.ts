@@ -5,7 +5,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vites
 import { stops } from "../support/attack.ts";
 import { runInRemoteStore } from "../../src/cli/remoteStore.ts";
 import { CliError } from "../../src/cli/stack.ts";
-import { takeBack } from "../../src/cli/takeBack.ts";
+import { takeBack, type Taking } from "../../src/cli/takeBack.ts";
 import { findCurrentNix, type CurrentNix } from "../support/currentNix.ts";
 import { startLyingBuilder, type LyingBuilder } from "../support/lyingBuilder.ts";
 import { system } from "../support/localFleet.ts";
@@ -142,15 +142,95 @@ describe.each(clients)("with %s, a client", (which) => {
       env: builder.clientEnvironment(bin),
       uri: builder.uri,
       store: builder.store,
-      derivations: [builder.client("nix-instantiate", "-E", expression)],
-      paths: [out],
+      results: [{ path: out, of: { derivation: builder.client("nix-instantiate", "-E", expression), output: "out" } }],
     };
     const free = bavail * bsize - 2 ** 28;
-    await expect(takeBack({ ...taking, reserve: free })).rejects.toThrow("sends more than the disk of");
+    await expect(takeBack({ ...taking, reserve: { bytes: free } })).rejects.toThrow("sends more than the disk of");
     expect(has(out)).toBe(false);
     const restore = builder.replaceCommand("exec sleep 60");
     await expect(takeBack({ ...taking, patience: 1000 })).rejects.toThrow("has not said within 1 s");
     restore();
+  });
+
+  describe("from a builder whose connections are slow after the first", () => {
+    /** What a result is taken from, with the first of its connections as fast as it can be. */
+    const slow = async (name: string, make: string, bytesPerSecond: number, limits: Partial<Taking>) => {
+      const expression = derivation(`${name}-${tag}`);
+      const out = outputOf(expression);
+      builder.claim([{ path: out, text: "" }]);
+      builder.onBuilder("sh", ["-c", `cd ${builder.inStore("/nix/store")} && rm -f "$0" && ${make}`, out.slice(11)]);
+      builder.nowHas(out);
+      const restore = builder.throttle(bytesPerSecond);
+      const taking = {
+        env: builder.clientEnvironment(bin),
+        uri: builder.uri,
+        store: builder.store,
+        results: [
+          { path: out, of: { derivation: builder.client("nix-instantiate", "-E", expression), output: "out" } },
+        ],
+        ...limits,
+      };
+      try {
+        return { out, exitCode: await takeBack(taking), problem: "" };
+      } catch (error) {
+        if (!(error instanceof CliError)) throw error;
+        return { out, exitCode: undefined, problem: error.message };
+      } finally {
+        restore();
+      }
+    };
+
+    it.each([
+      ["falls silent", 0],
+      ["drips", 50_000],
+    ])("gives up where it %s", async (what, rate) => {
+      const { out, problem } = await slow(what.replace(" ", "-"), 'truncate -s 20M "$0"', rate, { patience: 3000 });
+      expect(problem).toContain("has sent less than a MiB of the results in 3 s");
+      expect(has(out)).toBe(false);
+    });
+
+    it("takes what comes slowly", async () => {
+      const { out, exitCode } = await slow("slow", 'truncate -s 8M "$0"', 1_500_000, { patience: 2000 });
+      expect([exitCode, has(out)]).toEqual([0, true]);
+    });
+
+    it("gives up where it sends files without end", async () => {
+      const { ffree } = statfsSync(builder.directory);
+      const make = 'mkdir "$0" && cd "$0" && seq 8000 | xargs touch';
+      const { out, problem } = await slow("files", make, 200_000, { reserve: { files: ffree - 2000 } });
+      expect(problem).toContain("sends more than the disk of");
+      expect(has(out)).toBe(false);
+    });
+  });
+
+  it("builds what prints more than fits into memory", { timeout: 120_000 }, async () => {
+    const line = "x".repeat(1000);
+    const expression = derivation(`chatty-${tag}`).replace("echo", `yes ${line} | head -c 120000000; echo`);
+    expect(await run(bin, ["-E", expression, "--quiet"])).toMatchObject({
+      exitCode: 0,
+      printed: outputOf(expression),
+    });
+  });
+
+  it.each(["nix-build", "nix"] as const)("refuses one result in the place of another of %s", async (program) => {
+    const [one, other] = ["one", "other"].map((name) => derivation(`${name}-${program}-${tag}`)) as [string, string];
+    builder.claim([{ path: outputOf(other), text: "evil" }]);
+    for (const expression of [one, other]) builder.receive(builder.client("nix-instantiate", "-E", expression));
+    builder.sql(`update DerivationOutputs set path = '${outputOf(other)}' where path = '${outputOf(one)}'`);
+    const both = `{ a = ${one}; b = ${other}; }`;
+    const words =
+      program === "nix" ? ["build", "--impure", "--expr", both, "a", "b"] : ["-E", both, "-A", "a", "-A", "b"];
+    const { exitCode, said, printed } = await run(bin, words, program);
+    if (exitCode === 0) expect(printed.split("\n").sort()).toEqual([outputOf(one), outputOf(other)].sort());
+    else expect(said).toContain(outputOf(other));
+  });
+
+  it("says of a derivation whose content decides its path that nobody here could tell", async () => {
+    const floating = `__contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";`;
+    const feature = ["--option", "extra-experimental-features", "ca-derivations"];
+    const { exitCode, said } = await run(bin, ["-E", derivation(`floating-${tag}`, floating), ...feature]);
+    expect(exitCode).toBe(1);
+    expect(said).toMatch(/^which path the output 'out' of \S+\.drv has, its content decides/);
   });
 
   it("refuses a path that the builder calls a reference of a result", async () => {

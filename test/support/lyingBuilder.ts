@@ -170,6 +170,15 @@ export class LyingBuilder {
     this.onBuilder("nix-store", ["--load-db"], `${lines.join("\n")}\n`);
   }
 
+  /** Has it say of a path what it has there by now. */
+  nowHas(path: string): void {
+    const hash = execFileSync("nix-hash", ["--type", "sha256", this.inStore(path)], { encoding: "utf8" }).trim();
+    const size = execFileSync("sh", ["-c", `nix-store --dump "$1" | wc -c`, "sh", this.inStore(path)], {
+      encoding: "utf8",
+    });
+    this.sql(`update ValidPaths set hash = 'sha256:${hash}', narSize = ${size.trim()} where path = '${path}'`);
+  }
+
   /** Has it take a derivation of the client's, with all that it needs. */
   receive(drv: string): void {
     const paths = this.client("nix-store", "--query", "--requisites", drv).split("\n");
@@ -209,6 +218,30 @@ export class LyingBuilder {
     return () => {
       write(honest);
     };
+  }
+
+  /**
+   * Slows down what it sends on all connections but the next one.
+   *
+   * @param bytesPerSecond Of what comes after the first 2 KiB.
+   * @returns Undoes it.
+   */
+  throttle(bytesPerSecond: number): () => void {
+    const [honest, first] = [`${this.directory}/honest`, `${this.directory}/first`];
+    writeFileSync(honest, readFileSync(`${this.directory}/command`), { mode: 0o755 });
+    writeFileSync(first, "");
+    const slow = `
+      let left = 2048;
+      const tick = () => {
+        if (left > 0) { const chunk = process.stdin.read(Math.min(left, process.stdin.readableLength)); if (chunk) { left -= chunk.length; process.stdout.write(chunk); } }
+        if (process.stdin.readableEnded) process.exit();
+      };
+      process.stdin.on("readable", tick).on("end", () => process.exit());
+      setInterval(() => { left = Math.max(left, 0) + ${bytesPerSecond / 20}; tick(); }, 50);`;
+    writeFileSync(`${this.directory}/slow.mjs`, slow);
+    return this.replaceCommand(
+      `if rm ${first} 2>/dev/null; then exec ${honest}; fi\n${honest} | '${process.execPath}' ${this.directory}/slow.mjs`,
+    );
   }
 
   read(path: string): string {
