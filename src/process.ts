@@ -75,6 +75,11 @@ export function runProgram(
   });
 }
 
+/** The words that run a program with no more memory than so many KiB. */
+export function bounded(kibibytes: number, ...words: readonly string[]): [program: string, words: string[]] {
+  return ["sh", ["-c", `ulimit -d ${kibibytes}; exec "$@"`, "sh", ...words]];
+}
+
 /** A number of bytes for people: `1 MiB`, `64 KiB`. */
 export function sizeInWords(bytes: number): string {
   return bytes >= 2 ** 20 ? `${Math.round(bytes / 2 ** 20)} MiB` : `${Math.round(bytes / 2 ** 10)} KiB`;

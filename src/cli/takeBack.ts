@@ -5,6 +5,7 @@
 import { lstatSync, readdirSync, readFileSync, statfsSync } from "node:fs";
 import { execa } from "execa";
 import { parseOutputs } from "../nix/derivation.ts";
+import { bounded } from "../process.ts";
 import { CliError } from "./stack.ts";
 
 /** One result, as the builder names it. */
@@ -127,11 +128,6 @@ async function nixStore(env: Taking["env"], words: readonly string[]): Promise<s
 /** Most memory for what a builder says of its paths, in KiB: some million of them. */
 const memory = 2 * 2 ** 20;
 
-/** The words that run a program with no more memory than that. */
-function bounded(...words: readonly string[]): readonly [program: string, words: string[]] {
-  return ["sh", ["-c", `ulimit -d ${memory}; exec "$@"`, "sh", ...words]];
-}
-
 /** The paths and all that the builder says they refer to. A chain without end costs neither all memory nor all time. */
 async function closureThere({
   env,
@@ -139,7 +135,7 @@ async function closureThere({
   paths,
   patience,
 }: Pick<CopyTaking, "env" | "uri" | "patience"> & { readonly paths: readonly string[] }): Promise<string[]> {
-  const query = bounded("nix-store", "--store", uri, "--query", "--requisites", ...paths);
+  const query = bounded(memory, "nix-store", "--store", uri, "--query", "--requisites", ...paths);
   const { failed, timedOut, stdout } = await execa(...query, {
     env,
     stdio: ["ignore", "pipe", "inherit"],
@@ -212,7 +208,7 @@ async function copy(taking: CopyTaking, words: readonly string[], paths: readonl
     arrived = now;
   }, patience);
   try {
-    const result = await execa(...bounded("nix", "copy", ...words, "--from", uri, ...paths), {
+    const result = await execa(...bounded(memory, "nix", "copy", ...words, "--from", uri, ...paths), {
       env,
       stdio: ["inherit", "ignore", "inherit"],
       reject: false,

@@ -1,12 +1,16 @@
 /** `nix log` of what was built on a builder alone. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { execa } from "execa";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { userInfo } from "node:os";
+import { basename, dirname } from "node:path";
 import { clientEnvironment } from "../../src/client/environment.ts";
-import { fetchLogs } from "../../src/cli/log.ts";
+import { fetchLogs, type LogSearch } from "../../src/cli/log.ts";
 import { runInRemoteStore } from "../../src/cli/remoteStore.ts";
 import { storeUri } from "../../src/nix/machinesFile.ts";
 import { findCurrentNix, type CurrentNix } from "../support/currentNix.ts";
+import { attack, forbidden } from "../support/hostileText.ts";
 import { LocalFleet, system } from "../support/localFleet.ts";
 
 let fleet: LocalFleet;
@@ -47,23 +51,107 @@ describe.each([["the installed Nix"], ["a current Nix"]])("%s", (which) => {
       for (const spy of said) spy.mockRestore();
     }
     const path = printed.find((line) => line.startsWith("/nix/store/")) ?? "";
-    const log = (what: string) =>
-      execa("nix", ["log", what, "--option", "substituters", ""], { env, reject: false, stdin: "ignore" });
+    const log = (what: string) => showLog(env, what);
     expect((await log(path)).exitCode).not.toBe(0);
-    await fetchLogs({
-      words: [path],
-      env,
-      store,
-      clientDirectory,
-      adminPrivateKey: fleet.admin.privateKey,
-      holders: fleet.builders.map(({ machine, local }) => ({
-        machine,
-        user: userInfo().username,
-        ownStore: `${local.directory}/root`,
-      })),
-    });
+    await fetchLogs(searchOf([path], env, store));
     expect((await log(path)).stdout).toContain("it is built");
     const derivation = await execa("nix-instantiate", ["-E", expression], { env });
     expect((await log(derivation.stdout)).stdout).toContain("it is built");
   });
+
+  describe("of a builder whose log is not what the name says", () => {
+    const secret = `a secret of this machine ${which}`;
+    it.each<[string, (log: string) => void, RegExp | undefined]>([
+      [
+        "control sequences",
+        (log) => {
+          pack(log, `printf '%s' '${Buffer.from(`log ${attack}`).toString("base64")}' | base64 -d`);
+        },
+        /^log /,
+      ],
+      [
+        "gigabytes in some kilobytes",
+        (log) => {
+          pack(log, "head -c 150000000 /dev/zero");
+        },
+        undefined,
+      ],
+      [
+        "a link to a file of this machine",
+        (log) => {
+          const file = `${fleet.directory}/secret`;
+          pack(file, `echo '${secret}'`);
+          symlinkSync(file, log);
+        },
+        undefined,
+      ],
+      [
+        "a folder that leads to this machine's",
+        (log) => {
+          const folder = `${fleet.directory}/secrets-${tag}`;
+          mkdirSync(folder);
+          pack(`${folder}/${basename(log)}`, `echo '${secret}'`);
+          rmSync(dirname(log), { recursive: true, force: true });
+          symlinkSync(folder, dirname(log));
+        },
+        undefined,
+      ],
+      [
+        "no archive",
+        (log) => {
+          writeFileSync(log, "plain");
+        },
+        undefined,
+      ],
+      [
+        "a pipe that nobody writes to",
+        (log) => {
+          execFileSync("mkfifo", [log]);
+        },
+        undefined,
+      ],
+    ])("shows of %s nothing but text, soon", async (what, make, shown) => {
+      const { directory } = fleet;
+      const store = `${directory}/store-hostile-${tag}`;
+      const env = clientEnvironment({ clientDirectory: fleet.clientDirectory, store });
+      const name = `hostile-${tag}-${what.replaceAll(/\W/g, "-")}`;
+      const expression = `derivation { name = "${name}"; system = "${system}"; builder = "/bin/sh"; }`;
+      const { stdout: derivation } = await execa("nix-instantiate", ["-E", expression], { env });
+      const file = derivation.slice("/nix/store/".length);
+      const log = `${fleet.builder("t-a").local.directory}/root/nix/var/log/nix/drvs/${file.slice(0, 2)}/${file.slice(2)}.bz2`;
+      mkdirSync(dirname(log), { recursive: true });
+      make(log);
+      const started = Date.now();
+      await fetchLogs(searchOf([derivation], env, store));
+      const { exitCode, stdout } = await showLog(env, derivation);
+      expect(Date.now() - started).toBeLessThan(20_000);
+      expect(stdout).not.toContain("secret");
+      if (shown === undefined) expect(exitCode).not.toBe(0);
+      else expect(stdout).toMatch(shown);
+      expect(forbidden(stdout)).toEqual([]);
+    });
+  });
 });
+
+/** Writes what a shell's command prints, compressed. */
+function pack(file: string, command: string): void {
+  execFileSync("sh", ["-c", `{ ${command}; } | bzip2 > "$1"`, "sh", file]);
+}
+
+function showLog(env: Record<string, string>, what: string) {
+  return execa("nix", ["log", what, "--option", "substituters", ""], { env, reject: false, stdin: "ignore" });
+}
+
+function searchOf(words: readonly string[], env: Record<string, string>, store: string): LogSearch {
+  const holders = fleet.builders.map(({ machine, local }) => {
+    return { machine, user: userInfo().username, ownStore: `${local.directory}/root` };
+  });
+  return {
+    words,
+    env,
+    store,
+    clientDirectory: fleet.clientDirectory,
+    adminPrivateKey: fleet.admin.privateKey,
+    holders,
+  };
+}
