@@ -7,6 +7,7 @@
  */
 import { createHash } from "node:crypto";
 import { connect, createServer, type Server, type Socket } from "node:net";
+import { refusalOf } from "./peer.ts";
 import { sizeInWords } from "./process.ts";
 
 /** Where a gate leads. */
@@ -41,7 +42,8 @@ export function gatePort(name: string): number {
 }
 
 /**
- * Opens a gate. It closes with the process, and doesn't keep that alive.
+ * Opens a gate, for processes of this user only: others could have the machine cut off. It closes with the process, and doesn't keep that
+ * alive.
  *
  * @param report Told, once, by what limit the machine was cut off; from then on nobody comes through.
  * @returns Its port: `gatePort(name)`, or the next one that is free.
@@ -57,8 +59,9 @@ export async function openGate(
     if (!shut) report(reason);
     shut = true;
   };
+  const uid = process.geteuid?.() ?? NaN;
   const server = createServer((socket) => {
-    if (shut) socket.destroy();
+    if (shut || refusalOf(socket, uid) !== undefined) socket.destroy();
     else lead(socket, to, limits, shutBecause);
   });
   server.unref();

@@ -1,9 +1,11 @@
 /** The gate through which a plugin measures a builder, in front of a real sshd that keeps it within limits or doesn't. */
+import { spawn } from "node:child_process";
 import { execa } from "execa";
 import { once } from "node:events";
 import { createServer, connect, type AddressInfo } from "node:net";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { gateHost, gatePort, openGate } from "../src/gate.ts";
+import { stops } from "./support/attack.ts";
 import { startHostileBuilder, type HostileBuilder } from "./support/hostileBuilder.ts";
 
 let builder: HostileBuilder;
@@ -91,5 +93,40 @@ describe("a gate", () => {
     const name = `test ${process.pid} same`;
     const open = () => openGate(name, { host: "127.0.0.1", port: 9 }, limits, () => undefined);
     expect([await open(), await open()]).toEqual([gatePort(name), gatePort(name) + 1]);
+  });
+});
+
+describe("a gate, to another user of this machine,", () => {
+  stops({
+    attack: "another user of this machine, while a builder is measured",
+    tried: "connections to the port by which a builder is measured, kept open to have that builder cut off",
+    stopped: "the gate looks up whose the other end is, and neither leads nor counts others' connections",
+  });
+
+  /** Connects as `nobody`, and says how that ended, or what it read first. */
+  const stranger = async (port: number): Promise<string> => {
+    const script = `
+      process.setgroups([]); process.setgid(65534); process.setuid(65534);
+      const socket = require("node:net").connect(${port}, "${gateHost}");
+      const end = (how) => { process.stdout.write(how); process.exit(); };
+      socket.once("data", (chunk) => end("it reads " + chunk));
+      socket.once("error", () => end("closed"));
+      socket.once("close", () => end("closed"));`;
+    const child = spawn(process.execPath, ["-e", script], { stdio: ["ignore", "pipe", "inherit"] });
+    const [said] = (await once(child.stdout, "data")) as [Buffer];
+    return said.toString();
+  };
+
+  it.runIf(process.getuid?.() === 0)("leads nowhere, and is not shut by what they do", async () => {
+    const silent = createServer((socket) => socket.on("error", () => undefined)).listen(0, "127.83.1.3");
+    await once(silent, "listening");
+    onTestFinished(() => void silent.close());
+    const to = silent.address() as AddressInfo;
+    const { port, reasons } = await gate({ host: "127.83.1.3", port: to.port });
+    const led = once(silent, "connection").then(() => "it was led to the machine");
+    expect(await Promise.race([stranger(port), led])).toBe("closed");
+    // The machine says nothing, and nobody who may connect has asked it to.
+    await new Promise((resolve) => setTimeout(resolve, 1000 * limits.silence + 200));
+    expect(reasons).toEqual([]);
   });
 });

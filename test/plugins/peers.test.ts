@@ -10,7 +10,7 @@ import structProto from "google-protobuf/google/protobuf/struct_pb.js";
 import providerProto from "@pulumi/pulumi/proto/provider_pb.js";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { stops } from "../support/attack.ts";
-import { refusalOf } from "../../tools/plugins/peer.ts";
+import { refusalOf } from "../../src/peer.ts";
 import { pluginsUnderTest } from "./pluginUnderTest.ts";
 
 /** `nobody`, a user that every machine has. */

@@ -15,8 +15,8 @@ import engineProto from "@pulumi/pulumi/proto/engine_pb.js";
 import pluginProto from "@pulumi/pulumi/proto/plugin_pb.js";
 import providerServices from "@pulumi/pulumi/proto/provider_grpc_pb.js";
 import providerProto from "@pulumi/pulumi/proto/provider_pb.js";
-import { refusalOf } from "./peer.ts";
 import { type Difference, type Properties, differences, withoutNulls } from "./propertyValue.ts";
+import { refusalOf } from "../../src/peer.ts";
 import { ownValue } from "../../src/record.ts";
 
 /** A plugin: what it is called, and what it serves by type token. */
