@@ -184,7 +184,8 @@ function readOwner(path: string): LockOwner | "cut off" | undefined {
 /** Whether the process runs, among those of this PID namespace, and hasn't passed its number on to another program. */
 function isPulumi(pid: number): boolean {
   try {
-    return /pulumi/.test(readFileSync(`/proc/${pid}/cmdline`, "utf8"));
+    const [program = ""] = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+    return basename(program).includes("pulumi");
   } catch {
     // It has ended, or what other users run is hidden here (`hidepid`).
   }

@@ -2,7 +2,7 @@ import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { checkout } from "../../tools/launch.mjs";
 import { describeLock, dropStaleLocks, lockOwners, noteRun } from "../../tools/staleLocks.ts";
 
@@ -44,6 +44,15 @@ it("drops the lock of a run that has ended, and of one whose number another prog
   expect(notes()).toEqual([]);
 });
 
+it("drops the lock of a run whose number another program has now, also one that only speaks of Pulumi", async () => {
+  const other = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)", "tools/run.mjs", "pulumi"]);
+  onTestFinished(() => void other.kill("SIGKILL"));
+  await once(other, "spawn");
+  write("reused", { pid: other.pid, hostname: hostname() });
+  note(other.pid);
+  expect(drop().dropped).toEqual([other.pid]);
+});
+
 it("drops the lock of a run that a restart of the machine has ended", () => {
   write("dead", { pid: nobody, hostname: hostname() });
   note(nobody);
@@ -61,7 +70,10 @@ it("keeps the lock of a process that isn't there and that this checkout hasn't s
 describe("a run that goes on", () => {
   let cli: ChildProcess;
   beforeEach(async () => {
-    cli = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)", "pulumi"], { stdio: "ignore" });
+    cli = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"], {
+      argv0: "/opt/pulumi/bin/pulumi",
+      stdio: "ignore",
+    });
     await once(cli, "spawn");
     write("alive", { pid: cli.pid, hostname: hostname() });
     note(cli.pid);
@@ -132,7 +144,7 @@ describe("who holds a lock", () => {
   });
 
   it("is told with what to do about it: wait, while that process runs", async () => {
-    const cli = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)", "pulumi"], { stdio: "ignore" });
+    const cli = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"], { argv0: "pulumi", stdio: "ignore" });
     try {
       await once(cli, "spawn");
       const pid = cli.pid ?? 0;
