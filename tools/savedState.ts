@@ -5,12 +5,15 @@
  * On a full disk the CLI puts as much of a state as there was room for in the place of the whole one, and at its next attempt the same over
  * the copy beside it, `NAME.json.bak`. Source: `saveCheckpoint` in `pkg/backend/diy/state.go` of pulumi/pulumi, `WriteAll` of gocloud.dev.
  */
+import { randomFillSync } from "node:crypto";
 import {
+  closeSync,
   copyFileSync,
   existsSync,
   type FSWatcher,
   linkSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -103,10 +106,19 @@ export function repairStates(backend: string | undefined): string[] {
     if (isLocked(folder, stack)) continue;
     removeTornAttributes([`${path}.attrs`, `${path}.bak.attrs`]);
     if (readCheckpoint(path) === undefined) said.push(restore(folder, path, stack));
-    rmSync(keptPath(folder, stack), { force: true });
     for (const name of ["backups", "history"]) removeTornRecords(join(folder, name, stack));
   }
+  dropKept(folder);
   return said;
+}
+
+/** Removes what was kept of stacks that nobody works on, whether they are still there or not, and what a killed run had begun to keep. */
+function dropKept(folder: string): void {
+  const kept = join(folder, "kept");
+  for (const path of filesBelow(kept)) {
+    const stack = relative(kept, path).replace(/\.json(\.\d+)?$/, "");
+    if (!isLocked(folder, stack)) rmSync(path, { force: true });
+  }
 }
 
 /** Whether there is a lock on the stack, whoever holds it. */
@@ -298,17 +310,21 @@ function roomProblem(folder: string, needed: number): string | undefined {
     // Some file systems don't count them, and say 0 of 0.
     if (files > 0 && ffree < filesNeeded)
       return `there is room for ${ffree} more files (inodes), and ${filesNeeded} are needed`;
-    writeFileSync(probe, Buffer.alloc(needed), { flag: "wx", mode: 0o600 });
+    const file = openSync(probe, "wx", 0o600);
+    try {
+      // Without a name, so that nothing stays of it, whatever ends this process. Chance can't be compressed, as some file systems do.
+      rmSync(probe);
+      writeFileSync(file, randomFillSync(Buffer.allocUnsafe(needed)));
+    } finally {
+      closeSync(file);
+    }
     return undefined;
   } catch (error) {
-    rmSync(probe, { force: true });
     const code = error instanceof Error && "code" in error ? error.code : undefined;
     if (code === "ENOSPC") return `its file system is full: ${sizes()}`;
     if (code === "EDQUOT") return `your quota is used up: ${sizes()} of the file system`;
     if (code === "EROFS") return "its file system is read-only";
     return error instanceof Error ? error.message : String(error);
-  } finally {
-    rmSync(probe, { force: true });
   }
 }
 

@@ -169,6 +169,22 @@ it("keeps the last whole state while it is written, though the copy beside it is
   expect(readFileSync(at(stack), "utf8")).toBe(state(12));
 });
 
+it("keeps nothing of a stack that is removed, nor what a killed run has begun to keep, unless somebody works on it", () => {
+  write({ [stack]: state(10), "stacks/nix-builder-fleet/prod.json": state(10) });
+  const finish = keepStates(backend);
+  // As `stack rm` does.
+  renameSync(at(stack), at(`${stack}.bak`));
+  write({
+    "kept/nix-builder-fleet/dev.json": state(10),
+    "kept/nix-builder-fleet/gone.json.4711": state(10),
+    "kept/nix-builder-fleet/prod.json": state(10),
+    "locks/organization/nix-builder-fleet/prod/a.json": '{"pid":1}',
+  });
+  finish();
+  expect(repairStates(backend)).toEqual([]);
+  expect(readdirSync(at("kept/nix-builder-fleet"))).toEqual(["prod.json"]);
+});
+
 describe("on a file system of a certain size", () => {
   /** Runs a script where `folder` is such a file system, and returns what it says and its exit code. */
   function onTmpfs(options: string, script: string) {
@@ -238,6 +254,23 @@ describe("on a file system of a certain size", () => {
        try { refuseWithoutRoom("${backend}", "dev", false); } catch (error) { console.log(error.message); }`,
     );
     expect(said).toContain(answer);
+  });
+
+  it("leaves nothing of the trial when it is killed in its midst", () => {
+    const { said } = onTmpfs(
+      "size=20m",
+      `import fs from "node:fs"; import { syncBuiltinESMExports } from "node:module";
+       fs.mkdirSync("${folder}/.pulumi");
+       const { writeFileSync } = fs;
+       fs.writeFileSync = (...words) => {
+         writeFileSync(...words);
+         console.log("killed: " + fs.readdirSync("${folder}/.pulumi").join());
+         process.exit();
+       };
+       syncBuiltinESMExports();
+       refuseWithoutRoom("${backend}", "dev", false);`,
+    );
+    expect(said).toBe("killed: \n");
   });
 
   it("puts a state back where there is not a byte of room", () => {
