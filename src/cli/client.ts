@@ -165,7 +165,7 @@ function refusePlace(directory: string): void {
   if (problem !== undefined) throw new CliError(problem);
 }
 
-const reasons: Readonly<Record<Exclude<Obstacle["reason"], "foreign key">, string>> = {
+const reasons: Readonly<Record<Exclude<Obstacle["reason"], "foreign key" | "no file">, string>> = {
   "not ours": "that this fleet did not write",
   "another fleet": "of another fleet",
   "another client": "of another client of this fleet",
@@ -181,6 +181,10 @@ function refuse(directory: string, obstacles: readonly Obstacle[], { force }: Cl
     );
   }
   const [first] = obstacles;
+  if (first?.reason === "no file")
+    throw new CliError(
+      `${directory}/${first.name} is no file, and is left alone; choose another folder, or move it away`,
+    );
   if (first === undefined || first.reason === "foreign key" || force === true) return;
   const names = obstacles.filter(({ reason }) => reason === first.reason).map(({ name }) => name);
   throw new CliError(

@@ -1,6 +1,6 @@
 /** Whose files a folder holds: a marker beside them says what was written, so that nothing else is ever overwritten. */
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import * as z from "zod";
 import { clientKeyName } from "../nix/clientFiles.ts";
 import type { ClientFiles } from "./directory.ts";
@@ -22,7 +22,7 @@ export interface Owner {
 /** Why a file may not be overwritten. */
 export interface Obstacle {
   readonly name: string;
-  readonly reason: "foreign key" | "another fleet" | "another client" | "changed" | "not ours";
+  readonly reason: "no file" | "foreign key" | "another fleet" | "another client" | "changed" | "not ours";
 }
 
 const marker = z.object({
@@ -43,13 +43,16 @@ export function fleetId(adminPrivateKey: string): string {
 
 /**
  * The files in the folder that writing `files` would take from somebody. Files that are there already with the same text are not among
- * them, nor are those that the marker knows as this owner's own, unchanged since.
+ * them, nor are those that the marker knows as this owner's own, unchanged since. A folder, pipe or device that stands there is among them,
+ * the marker's place included: reading it might never end.
  */
 export function findObstacles(directory: string, files: ClientFiles, owner: Owner): Obstacle[] {
+  const noFiles = [...Object.keys(files), markerName].filter((name) => whatIs(`${directory}/${name}`) === "no file");
+  if (noFiles.length > 0) return noFiles.map((name) => ({ name, reason: "no file" }));
   const known = readMarker(directory);
   return Object.entries(files).flatMap(([name, text]): Obstacle[] => {
     const path = `${directory}/${name}`;
-    if (!existsSync(path)) return [];
+    if (whatIs(path) === "nothing") return [];
     const present = readFileSync(path, "utf8");
     if (present === text) return [];
     const written = known && ownValue(known.files, name);
@@ -78,12 +81,19 @@ export function renderMarker(directory: string, files: ClientFiles, owner: Owner
 /** A marker that can't be read proves nothing. */
 function readMarker(directory: string): z.infer<typeof marker> | undefined {
   const path = `${directory}/${markerName}`;
-  if (!existsSync(path)) return undefined;
+  if (whatIs(path) !== "file") return undefined;
   try {
     return marker.parse(JSON.parse(readFileSync(path, "utf8")));
   } catch {
     return undefined;
   }
+}
+
+/** What is at a path, behind all links. */
+function whatIs(path: string): "file" | "no file" | "nothing" {
+  // A link that leads nowhere is nothing: what is written takes its place.
+  if (!existsSync(path)) return "nothing";
+  return statSync(path).isFile() ? "file" : "no file";
 }
 
 function digest(text: string): string {
