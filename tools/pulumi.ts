@@ -119,8 +119,8 @@ export function accompany(pid: number | undefined, env: NodeJS.ProcessEnv): () =
   const finish = keepStates(backend);
   return () => {
     finish();
-    tidyStackFiles();
     recover(env);
+    tidyStackFiles();
   };
 }
 

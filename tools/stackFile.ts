@@ -1,6 +1,16 @@
 /** `Pulumi.<stack>.yaml` and the line `encryptionsalt:`, which the CLI writes there for every stack with a passphrase. */
 import { spawnSync } from "node:child_process";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { checkout } from "./launch.mjs";
 
@@ -18,7 +28,23 @@ export function tidyStackFiles(directory: string = checkout, untracked = false):
     const tidy = withoutSalt(text);
     if (tidy === text) continue;
     const committed = spawnSync("git", ["show", `:./${file}`], { cwd: directory, encoding: "utf8", timeout: 10_000 });
-    if (committed.status === 0 ? !hasSalt(committed.stdout) : untracked) writeFileSync(path, tidy);
+    if (committed.status === 0 ? !hasSalt(committed.stdout) : untracked) replaceText(realpathSync(path), tidy);
+  }
+}
+
+/** Replaces a person's file in one step: written in place, it would be empty where there is no room, or after a kill. */
+function replaceText(path: string, text: string): void {
+  const draft = `${path}.${process.pid}.new`;
+  const { mode, uid, gid } = statSync(path);
+  try {
+    writeFileSync(draft, text, { flag: "wx", mode: 0o600 });
+    // Root works in other users' checkouts as well.
+    if (process.getuid?.() === 0) chownSync(draft, uid, gid);
+    chmodSync(draft, mode);
+    renameSync(draft, path);
+  } catch (error) {
+    rmSync(draft, { force: true });
+    throw error;
   }
 }
 

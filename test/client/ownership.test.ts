@@ -30,7 +30,9 @@ function write(name: string, force: boolean) {
 
 const makers: Readonly<Record<string, (path: string) => void>> = {
   "a FIFO": (path) => void execFileSync("mkfifo", [path]),
-  "a folder": (path) => void mkdirSync(path),
+  "a folder": (path) => {
+    mkdirSync(path);
+  },
   "a link to a device": (path) => {
     symlinkSync("/dev/full", path);
   },

@@ -1,5 +1,16 @@
 import { execFile, execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir, userInfo } from "node:os";
 import { delimiter, join } from "node:path";
 import { createHash } from "node:crypto";
@@ -320,6 +331,33 @@ describe("the salt in a stack file", () => {
       expect(withoutSalt(secret + salt)).toBe(secret + salt);
     },
   );
+
+  it("takes nothing else with it where nothing can be written, and no link or mode of the person's", () => {
+    const path = join(directory, "Pulumi.dev.yaml");
+    const text = config + salt;
+    writeFileSync(join(directory, "elsewhere.yaml"), text, { mode: 0o640 });
+    symlinkSync("elsewhere.yaml", path);
+    const script = `process.on("SIGXFSZ", () => undefined);
+      const { tidyStackFiles } = await import("${checkout}/tools/stackFile.ts");
+      try { tidyStackFiles("${directory}", true); } catch (error) { console.log(error.code); }`;
+    const tidy = (limit: string) =>
+      execFileSync("bash", [
+        "-c",
+        `ulimit -f ${limit}; exec "$0" "$@"`,
+        process.execPath,
+        "--input-type=module",
+        "-e",
+        script,
+      ]);
+    // As where another program takes the room that a file had before it was cut to nothing.
+    expect(tidy("0").toString()).toBe("EFBIG\n");
+    expect(readFileSync(path, "utf8")).toBe(text);
+    expect(readdirSync(directory).sort()).toEqual(["Pulumi.dev.yaml", "elsewhere.yaml", "home"]);
+    expect(tidy("unlimited").toString()).toBe("");
+    expect(readFileSync(join(directory, "elsewhere.yaml"), "utf8")).toBe(config);
+    expect(lstatSync(path).isSymbolicLink()).toBe(true);
+    expect((statSync(path).mode & 0o777).toString(8)).toBe("640");
+  });
 
   it("goes only from files that git tracks without it", () => {
     const git = (...args: string[]) =>
