@@ -16,6 +16,9 @@ export const markVariable = "NIX_BUILDER_FLEET_RUN";
 /** Milliseconds in which a process may end by itself, once it is asked to. */
 const patience = 3000;
 
+/** Milliseconds to wait for processes that were killed. One that the kernel can't end now, as its disk doesn't answer, does nothing any more. */
+const grace = 2000;
+
 /** A run of the CLI whose descendants can be known. */
 export interface MarkedRun {
   /** For the CLI. */
@@ -96,7 +99,7 @@ async function endMarked(mark: string): Promise<string[]> {
   const deadline = performance.now() + patience;
   for (;;) {
     const left = marked(mark);
-    if (left.length === 0) return [...programs.values()];
+    if (left.length === 0 || performance.now() > deadline + grace) return [...programs.values()];
     const late = performance.now() > deadline;
     for (const { pid, start, program } of left) {
       const known = programs.has(`${pid}-${start}`);
