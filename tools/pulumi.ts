@@ -347,8 +347,6 @@ function runsPlugins(args: readonly string[]): boolean {
 
 if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
   try {
-    // What the CLI writes of states and logs is for this user's eyes alone.
-    process.umask(0o077);
     const args = process.argv.slice(2);
     const named = namedStack(args);
     const toolchain = await setUp();

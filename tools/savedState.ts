@@ -258,7 +258,7 @@ function keep(folder: string, stacks: string, name: string): void {
   const draft = `${keptPath(folder, stack)}.${process.pid}`;
   for (const path of [join(stacks, name), join(stacks, `${name}.bak`)]) {
     try {
-      mkdirSync(dirname(draft), { recursive: true });
+      mkdirSync(dirname(draft), { recursive: true, mode: 0o700 });
       rmSync(draft, { force: true });
       linkSync(path, draft);
       if (readCheckpoint(draft) === undefined) continue;

@@ -29,8 +29,6 @@ try {
 }
 
 async function start(named: string | undefined): Promise<number> {
-  // What the CLI writes of states and logs is for this user's eyes alone.
-  process.umask(0o077);
   if (named !== undefined) whichStack({}, named);
   const chosen = await withCloudPlugins(await pulumiEnvironment(await setUp(), checkout, { stack: named }));
   const stack = whichStack(chosen, named);

@@ -173,6 +173,17 @@ describe("in a checkout", () => {
     }
   });
 
+  it("runs other programs than the CLI under the umask that it was called with", async () => {
+    const bin = join(folder, "bin");
+    mkdirSync(bin);
+    // As an apt-get of the set-up would: what packages' scripts make is for all users. Git is asked about a new stack's file.
+    writeFileSync(join(bin, "git"), `#!/bin/sh\numask >'${folder}/umask'\n`, { mode: 0o755 });
+    const script = `umask 022; exec ${process.execPath} tools/run.mjs pulumi stack init other --no-select`;
+    const { exitCode, output } = await run(["-c", script], { PATH: `${bin}:${env["PATH"] ?? ""}` }, "sh");
+    expect(exitCode, output).toBe(0);
+    expect(readFileSync(join(folder, "umask"), "utf8")).toBe("0022\n");
+  });
+
   describe("a stack that is locked", () => {
     const locks = join(fleetFolder, "state", ".pulumi", "locks", "organization", "nix-builder-fleet", "locked");
     const owner = { pid: 2 ** 22 + 1, username: "ann", hostname: hostname(), timestamp: "2026-11-25T16:00:00Z" };

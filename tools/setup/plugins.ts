@@ -11,6 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
+import { privately } from "../discretion.ts";
 import { checkout, LaunchError } from "../launch.mjs";
 import { run } from "./commands.ts";
 import { pinnedSha256 } from "./download.ts";
@@ -124,11 +125,8 @@ export async function installOfficial(
   if (sha256 === undefined) return "no checksum of its official download is pinned here";
   if (!(await official())) return "its official download can't be reached";
   const args = ["plugin", "install", "resource", name, `v${version}`, "--checksum", sha256];
-  const work = () =>
-    run(pulumi, args, {
-      env: { ...env, PULUMI_HOME: pulumiHome(env), PULUMI_SKIP_UPDATE_CHECK: "true" },
-      seconds: 300,
-    });
+  const options = { env: { ...env, PULUMI_HOME: pulumiHome(env), PULUMI_SKIP_UPDATE_CHECK: "true" }, seconds: 300 };
+  const work = () => privately(() => run(pulumi, args, options));
   try {
     await step(`downloading the Pulumi plugin ${name} ${version}`, work);
     return undefined;
