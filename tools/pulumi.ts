@@ -30,18 +30,48 @@ import { tidyStackFiles } from "./stackFile.ts";
 import { stackNameProblem } from "../src/stackName.ts";
 import { describeLock, dropStaleLocks, lockOwners, noteRun } from "./staleLocks.ts";
 
+/** What a command works with, when all is ready for it. */
+export interface Prepared {
+  readonly toolchain: Toolchain;
+  /** Of {@link pulumiEnvironment}, with the plugins of clouds. */
+  readonly env: NodeJS.ProcessEnv;
+  readonly stack: string;
+}
+
+/**
+ * What every command begins with: sets up what is missing, ends what killed runs left running, as it would go on beside this one, and then
+ * takes back what they left in the state's folder.
+ *
+ * @param choice as for {@link pulumiEnvironment}.
+ * @throws {LaunchError} as {@link setUp}, {@link pulumiEnvironment} and {@link recover}.
+ */
+export async function prepare(choice: StackChoice): Promise<Prepared> {
+  const toolchain = await setUp();
+  const env = await withCloudPlugins(await pulumiEnvironment(toolchain, checkout, choice));
+  sayEnded(await endOrphans());
+  recover(env);
+  return { toolchain, env, stack: whichStack(env, choice.stack) };
+}
+
+/** What a command says of the stack that it works on. */
+export interface StackChoice {
+  /** That it names. */
+  readonly stack?: string | undefined;
+  /** Whether it does without the passphrase of what is encrypted. Default: no. */
+  readonly withoutPassphrase?: boolean;
+}
+
 /**
  * The environment in which every tool of this project runs the CLI. Unless the person has chosen a backend (by a
  * variable or by `pulumi login`), state and passphrase are this checkout's own, in .fleet.
  *
  * @param directory the checkout. Default: this one.
- * @param choice the stack that the command names, and whether it does without the passphrase of what is encrypted.
  * @throws {LaunchError} for a stack's name that none may have, and where the passphrase is lost.
  */
 export async function pulumiEnvironment(
   toolchain: Toolchain,
   directory: string = checkout,
-  choice: { readonly stack?: string | undefined; readonly withoutPassphrase?: boolean } = {},
+  choice: StackChoice = {},
 ): Promise<NodeJS.ProcessEnv> {
   const env = engineEnvironment(discreetEnvironment(toolchain.env, say));
   keepPrivate(join(directory, ".fleet"));
@@ -76,11 +106,6 @@ export function engineEnvironment(person: NodeJS.ProcessEnv): NodeJS.ProcessEnv 
   return env;
 }
 
-/** Ends what runs left that were killed: it would go on beside the next one. */
-export async function endLeftProcesses(): Promise<void> {
-  sayEnded(await endOrphans());
-}
-
 /** Says which programs of a killed run were ended. */
 export function sayEnded(programs: readonly string[]): void {
   if (programs.length > 0) say(`ended what a killed run of the CLI had left: ${programs.join(", ")}`);
@@ -91,7 +116,7 @@ export function sayEnded(programs: readonly string[]): void {
  *
  * @throws {LaunchError} where a state can't be put back.
  */
-export function recover(env: NodeJS.ProcessEnv): void {
+function recover(env: NodeJS.ProcessEnv): void {
   const backend = backendOf(env);
   const { dropped, empty } = dropStaleLocks(backend);
   for (const pid of dropped) say(`dropped the lock of an earlier run (process ${pid}) that was killed`);
@@ -348,22 +373,17 @@ function runsPlugins(args: readonly string[]): boolean {
 if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
   try {
     const args = process.argv.slice(2);
-    const named = namedStack(args);
-    const toolchain = await setUp();
-    const choice = { stack: named, withoutPassphrase: worksWithoutPassphrase(args) };
-    const env = await withCloudPlugins(await pulumiEnvironment(toolchain, checkout, choice));
-    const stack = whichStack(env, named);
-    await endLeftProcesses();
-    recover(env);
+    const withoutPassphrase = worksWithoutPassphrase(args);
+    const { toolchain, env, stack } = await prepare({ stack: namedStack(args), withoutPassphrase });
     // A stack is made with the passphrase.
-    if (usesStack(args) && !choice.withoutPassphrase) await ensureStack(env);
+    if (usesStack(args) && !withoutPassphrase) await ensureStack(env);
     const [command = ""] = commandOf(args);
     if (changing.includes(command) && !args.some((arg) => /^(-h|--help)$/.test(arg)))
       refuseHopeless(env, stack, ["destroy", "down", "dn"].includes(command));
     const plugins = [...toolchain.plugins.filter(({ kind }) => kind === "substitute"), ...builtCloudPlugins()];
     const quiet = runsPlugins(args) && backendOf(env) === ownBackend();
     process.exitCode = await runPulumi(args, quiet ? withInstalledPlugins(env, plugins) : env);
-    if (process.exitCode !== 0 && !worksWithoutPassphrase(args)) {
+    if (process.exitCode !== 0 && !withoutPassphrase) {
       const why = passphraseProblem(env, stack);
       if (why !== undefined) say(why);
     }

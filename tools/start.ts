@@ -2,10 +2,8 @@
 import { relative } from "node:path";
 import { parseArgs } from "node:util";
 import { deploy, type Deployment } from "./deployment.ts";
-import { checkout, fail, LaunchError } from "./launch.mjs";
-import { endLeftProcesses, pulumiEnvironment, recover, refuseHopeless, requireStack } from "./pulumi.ts";
-import { withCloudPlugins } from "./setup/cloudPlugins.ts";
-import { setUp } from "./setup/index.ts";
+import { fail, LaunchError } from "./launch.mjs";
+import { prepare, refuseHopeless, requireStack } from "./pulumi.ts";
 import { defaultStack, stackOption, whichStack } from "./stack.ts";
 import { rememberDeployment, unchangedDeployment } from "./unchanged.ts";
 
@@ -29,12 +27,10 @@ try {
 }
 
 async function start(named: string | undefined): Promise<number> {
+  // Before set-up, which may take minutes.
   if (named !== undefined) whichStack({}, named);
-  const chosen = await withCloudPlugins(await pulumiEnvironment(await setUp(), checkout, { stack: named }));
-  const stack = whichStack(chosen, named);
+  const { env: chosen, stack } = await prepare({ stack: named });
   const env = { ...chosen, PULUMI_STACK: stack };
-  await endLeftProcesses();
-  recover(env);
   await requireStack(env);
   const unchanged = unchangedDeployment(env, stack);
   if (unchanged === undefined) refuseHopeless(env, stack);
