@@ -3,13 +3,18 @@ import { randomBytes } from "node:crypto";
 import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { LaunchError, withLock } from "./launch.mjs";
-import { pulumiFolder, readCheckpoint, savedStates } from "./savedState.ts";
+import { readCheckpoint, savedStates } from "./savedState.ts";
 import { hasSalt, tidyStackFiles, withoutSalt } from "./stackFile.ts";
 import { ownBackend } from "./stack.ts";
 
 /** Where the passphrase of a checkout lies. */
 export function passphrasePath(directory: string): string {
   return join(directory, ".fleet", "passphrase");
+}
+
+/** Held while what only the first start in a checkout makes is made. */
+export function firstStartLock(directory: string): string {
+  return join(directory, ".fleet", "first-start.lock");
 }
 
 /**
@@ -22,7 +27,7 @@ export function passphrasePath(directory: string): string {
 export async function ensurePassphrase(directory: string, stack: string): Promise<void> {
   const path = passphrasePath(directory);
   if (isThere(path)) return;
-  await withLock(join(directory, ".fleet", "first-start.lock"), () => {
+  await withLock(firstStartLock(directory), () => {
     if (isThere(path)) return;
     const lost = encryptedWith(directory, stack);
     if (lost.stacks.length > 0 || lost.file !== undefined) throw new LaunchError(describeLoss(path, lost));
@@ -57,8 +62,7 @@ interface Encrypted {
 }
 
 function encryptedWith(directory: string, stack: string): Encrypted {
-  const folder = pulumiFolder(ownBackend(directory));
-  const stacks = (folder === undefined ? [] : savedStates(folder)).flatMap(({ path, stack: place }) =>
+  const stacks = savedStates(ownBackend(directory)).flatMap(({ path, stack: place }) =>
     readCheckpoint(path)?.secretsProvider === "passphrase" ? [basename(place)] : [],
   );
   const file = `Pulumi.${stack}.yaml`;

@@ -3,12 +3,18 @@ import { spawn, type SpawnOptions, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, existsSync, mkdirSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { constants } from "node:os";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkout, fail, keepPrivate, LaunchError, withLock } from "./launch.mjs";
 import { discreetArguments, discreetEnvironment, privately } from "./discretion.ts";
-import { describeWrongPassphrase, ensurePassphrase, isWrongPassphrase, passphrasePath } from "./passphrase.ts";
-import { keepStates, refuseWithoutRoom, repairStates } from "./savedState.ts";
+import {
+  describeWrongPassphrase,
+  ensurePassphrase,
+  firstStartLock,
+  isWrongPassphrase,
+  passphrasePath,
+} from "./passphrase.ts";
+import { keepStates, refuseWithoutRoom, repairStates, savedStates } from "./savedState.ts";
 import { say } from "./setup/progress.ts";
 import { builtCloudPlugins, withCloudPlugins } from "./setup/cloudPlugins.ts";
 import { withInstalledPlugins } from "./setup/plugins.ts";
@@ -179,9 +185,9 @@ export async function requireStack(env: NodeJS.ProcessEnv, directory: string = c
 }
 
 function ownStacks(directory: string): string[] {
-  const folder = join(directory, ".fleet", "state", ".pulumi", "stacks", project);
-  if (!existsSync(folder)) return [];
-  return readdirSync(folder).flatMap((name) => /^(.+?)\.json(\.gz)?$/.exec(name)?.[1] ?? []);
+  return savedStates(ownBackend(directory)).flatMap(({ stack }) =>
+    dirname(stack) === project ? [basename(stack)] : [],
+  );
 }
 
 function listStacks(env: NodeJS.ProcessEnv, directory: string): string[] {
@@ -218,11 +224,6 @@ export function passphraseProblem(
     return undefined;
   const said = pulumiSync(["stack", "history", "--show-secrets", "--stack", stack], env, directory).stderr;
   return isWrongPassphrase(said) ? describeWrongPassphrase(env, stack, directory) : undefined;
-}
-
-/** Held while what only the first start in a checkout makes is made. */
-function firstStartLock(directory: string): string {
-  return join(directory, ".fleet", "first-start.lock");
 }
 
 function pulumiSync(args: readonly string[], env: NodeJS.ProcessEnv, directory: string) {

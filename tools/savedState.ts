@@ -14,7 +14,6 @@ import {
   linkSync,
   mkdirSync,
   openSync,
-  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -24,37 +23,31 @@ import {
   writeFileSync,
 } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
-import { fileURLToPath } from "node:url";
 import { gunzipSync, zstdDecompressSync } from "node:zlib";
+import { filesBelow, readJson } from "./files.ts";
 import { LaunchError } from "./launch.mjs";
-import { project } from "./stack.ts";
+import { project, pulumiFolder, stackPath } from "./stack.ts";
+import { isLocked } from "./staleLocks.ts";
 
 /** A stack's state, compressed or not; not the copies beside it. */
 const stateName = /^(.+)\.json(\.gz|\.zst)?$/;
-
-/** The backend's own folder; `undefined`: it is no folder. */
-export function pulumiFolder(backend: string | undefined): string | undefined {
-  return backend?.startsWith("file:///") === true ? join(fileURLToPath(new URL(backend)), ".pulumi") : undefined;
-}
-
-/** All files below a folder; none where there is no folder. */
-export function filesBelow(folder: string): string[] {
-  if (!existsSync(folder)) return [];
-  return readdirSync(folder, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map(({ parentPath, name }) => `${parentPath}/${name}`);
-}
 
 /** A state on disk. */
 export interface SavedState {
   /** Absolute path. */
   readonly path: string;
-  /** Path of the stack below each of the backend's folders: `PROJECT/NAME`. */
+  /** As {@link stackPath} has it. */
   readonly stack: string;
 }
 
-/** The states of all stacks. */
-export function savedStates(folder: string): SavedState[] {
+/**
+ * The states of all stacks.
+ *
+ * @param backend As in {@link repairStates}.
+ */
+export function savedStates(backend: string | undefined): SavedState[] {
+  const folder = pulumiFolder(backend);
+  if (folder === undefined) return [];
   const stacks = join(folder, "stacks");
   return filesBelow(stacks).flatMap((path) => {
     const name = stateName.exec(basename(path))?.[1];
@@ -101,30 +94,23 @@ export function repairStates(backend: string | undefined): string[] {
   if (folder === undefined) return [];
   repairMeta(folder);
   const said: string[] = [];
-  const states = savedStates(folder);
-  for (const { path, stack } of states) {
-    if (isLocked(folder, stack)) continue;
+  for (const { path, stack } of savedStates(backend)) {
+    if (isLocked(backend, stack)) continue;
     removeTornAttributes([`${path}.attrs`, `${path}.bak.attrs`]);
     if (readCheckpoint(path) === undefined) said.push(restore(folder, path, stack));
     for (const name of ["backups", "history"]) removeTornRecords(join(folder, name, stack));
   }
-  dropKept(folder);
+  dropKept(backend, folder);
   return said;
 }
 
 /** Removes what was kept of stacks that nobody works on, whether they are still there or not, and what a killed run had begun to keep. */
-function dropKept(folder: string): void {
+function dropKept(backend: string | undefined, folder: string): void {
   const kept = join(folder, "kept");
   for (const path of filesBelow(kept)) {
     const stack = relative(kept, path).replace(/\.json(\.\d+)?$/, "");
-    if (!isLocked(folder, stack)) rmSync(path, { force: true });
+    if (!isLocked(backend, stack)) rmSync(path, { force: true });
   }
-}
-
-/** Whether there is a lock on the stack, whoever holds it. */
-function isLocked(folder: string, stack: string): boolean {
-  const locks = [join(folder, "locks", "organization", stack), join(folder, "locks", stack)];
-  return locks.some((place) => filesBelow(place).some((path) => path.endsWith(".json")));
 }
 
 function restore(folder: string, path: string, stack: string): string {
@@ -193,23 +179,14 @@ function repairMeta(folder: string): void {
  * written, they make the CLI say `failed to load checkpoint: EOF` ever after. Source: `blob/fileblob/attrs.go` of gocloud.dev.
  */
 function removeTornAttributes(paths: readonly string[]): void {
-  for (const path of paths) if (existsSync(path) && !isJson(path)) rmSync(path, { force: true });
+  for (const path of paths) if (existsSync(path) && readJson(path) === undefined) rmSync(path, { force: true });
 }
 
 /** Removes what is cut off of the record of the last deployment, with which `pulumi stack history` would fail. */
 function removeTornRecords(folder: string): void {
   // Four files a deployment, the time of it in their names.
   for (const path of filesBelow(folder).sort().slice(-4))
-    if (/\.(json|attrs)$/.test(path) && !isJson(path)) rmSync(path, { force: true });
-}
-
-function isJson(path: string): boolean {
-  try {
-    JSON.parse(readFileSync(path, "utf8"));
-    return true;
-  } catch {
-    return false;
-  }
+    if (/\.(json|attrs)$/.test(path) && readJson(path) === undefined) rmSync(path, { force: true });
 }
 
 function keptPath(folder: string, stack: string): string {
@@ -288,8 +265,7 @@ export function refuseWithoutRoom(backend: string | undefined, stack: string, re
   const folder = pulumiFolder(backend);
   // Of a folder that isn't there the CLI itself says so.
   if (folder === undefined || !existsSync(dirname(folder))) return;
-  const name = stack.split("/").at(-1);
-  const states = savedStates(folder).filter((state) => basename(state.stack) === name);
+  const states = savedStates(backend).filter((state) => state.stack === stackPath(stack));
   const size = Math.max(0, ...states.map(({ path }) => statSync(path).size));
   // At once there are the state, the copy of the one before, and the next. A deployment leaves two more for the record, and its state
   // grows by 35 KiB a builder (measured): this is room for 40.

@@ -1,9 +1,11 @@
 /** Which stack a command works on, and in which backend: one answer for `npm start`, `npm run pulumi` and `npx fleet`. */
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { homedir, userInfo } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { stackNameProblem } from "../src/stackName.ts";
+import { readJson } from "./files.ts";
 import { checkout, LaunchError } from "./launch.mjs";
 import { ownValue } from "../src/record.ts";
 
@@ -61,6 +63,17 @@ export function stackUnderSudo(
 /** `PULUMI_BACKEND_URL` of the state inside the checkout. */
 export function ownBackend(directory: string = checkout): string {
   return `file://${join(directory, ".fleet", "state")}`;
+}
+
+/** The backend's own folder; `undefined`: it is no folder. */
+export function pulumiFolder(backend: string | undefined): string | undefined {
+  return backend?.startsWith("file:///") === true ? join(fileURLToPath(new URL(backend)), ".pulumi") : undefined;
+}
+
+/** Path of a stack below each of the backend's folders: `PROJECT/NAME`. */
+export function stackPath(stack: string): string {
+  const parts = stack.split("/");
+  return [(parts.length === 3 && parts[1]) || project, parts.at(-1)].join("/");
 }
 
 /** Whether the person has chosen a backend: a variable, or a login that the CLI remembers. */
@@ -126,13 +139,5 @@ function accountHome(): string {
     return userInfo().homedir;
   } catch {
     return "";
-  }
-}
-
-function readJson(path: string): unknown {
-  try {
-    return JSON.parse(readFileSync(path, "utf8"));
-  } catch {
-    return undefined;
   }
 }

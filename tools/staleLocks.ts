@@ -1,9 +1,10 @@
 /** The locks of a file backend: whose they are, and those that a killed Pulumi CLI left. Taken away, so that the next run just goes on. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
+import { filesBelow } from "./files.ts";
 import { checkout, fingerprint } from "./launch.mjs";
-import { filesBelow, pulumiFolder } from "./savedState.ts";
+import { pulumiFolder, stackPath } from "./stack.ts";
 
 /** Locks that were taken away. */
 export interface DroppedLocks {
@@ -48,7 +49,7 @@ export function dropStaleLocks(backend: string | undefined, directory: string = 
     const { path, stack, owner } = lock;
     if (owner === "cut off") {
       remove(path);
-      empty.push(stack);
+      empty.push(basename(stack));
     } else if (runs(owner) === false) {
       const own = notes.filter(({ pid }) => pid === owner.pid);
       if (own.length === 0 || !own.every(({ ended }) => ended)) continue;
@@ -71,8 +72,17 @@ export interface LockOwner {
 
 /** Those who hold a lock on the stack. */
 export function lockOwners(backend: string | undefined, stack: string): LockOwner[] {
-  const name = stack.split("/").at(-1);
-  return readLocks(backend).flatMap((lock) => (lock.stack === name && lock.owner !== "cut off" ? [lock.owner] : []));
+  const path = stackPath(stack);
+  return readLocks(backend).flatMap((lock) => (lock.stack === path && lock.owner !== "cut off" ? [lock.owner] : []));
+}
+
+/**
+ * Whether there is a lock on a stack, whoever holds it.
+ *
+ * @param stack as {@link stackPath} has it.
+ */
+export function isLocked(backend: string | undefined, stack: string): boolean {
+  return lockFiles(backend).some((lock) => lock.stack === stack);
 }
 
 /** What to tell of a stack that somebody else works on: who, since when, whether that process runs, and what to do. */
@@ -102,19 +112,29 @@ function runs({ pid, hostname: host }: LockOwner): boolean | undefined {
   return host === hostname() ? isPulumi(pid) : undefined;
 }
 
-interface Lock {
+interface LockFile {
   readonly path: string;
-  /** The stack's name. */
+  /** As {@link stackPath} has it. */
   readonly stack: string;
+}
+
+function lockFiles(backend: string | undefined): LockFile[] {
+  const folder = pulumiFolder(backend);
+  if (folder === undefined) return [];
+  const locks = join(folder, "locks");
+  return filesBelow(locks)
+    .filter((path) => path.endsWith(".json"))
+    .map((path) => ({ path, stack: relative(locks, dirname(path)).replace(/^organization\//, "") }));
+}
+
+interface Lock extends LockFile {
   readonly owner: LockOwner | "cut off";
 }
 
 function readLocks(backend: string | undefined): Lock[] {
-  const folder = pulumiFolder(backend);
-  if (folder === undefined) return [];
-  return filesBelow(join(folder, "locks")).flatMap((path): Lock[] => {
-    const owner = path.endsWith(".json") ? readOwner(path) : undefined;
-    return owner === undefined ? [] : [{ path, stack: basename(dirname(path)), owner }];
+  return lockFiles(backend).flatMap((lock): Lock[] => {
+    const owner = readOwner(lock.path);
+    return owner === undefined ? [] : [{ ...lock, owner }];
   });
 }
 

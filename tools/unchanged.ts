@@ -5,11 +5,12 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { emulation } from "../src/local/emulation.ts";
 import { emulationOwner } from "../src/local/plan.ts";
 import { isRunning } from "../src/local/processes.ts";
 import { systems, systemOfThisMachine } from "../src/nix/system.ts";
+import { filesBelow } from "./files.ts";
 import { checkout } from "./launch.mjs";
 import { backendOf, ownBackend, project } from "./stack.ts";
 import { withoutSalt } from "./stackFile.ts";
@@ -67,7 +68,7 @@ function fingerprintOf(env: NodeJS.ProcessEnv, stack: string): string | undefine
   if (!existsSync(state) || !existsSync(configuration)) return undefined;
   const hash = createHash("sha256").update(JSON.stringify([process.version, process.getuid?.(), checkout]));
   hash.update(withoutSalt(readFileSync(configuration, "utf8"))).update(readFileSync(state));
-  for (const file of ["Pulumi.yaml", "package-lock.json", ...programFolders.flatMap(filesBelow)]) {
+  for (const file of ["Pulumi.yaml", "package-lock.json", ...programFiles()]) {
     hash.update(`\0${file}\0`).update(readFileSync(join(checkout, file)));
   }
   for (const name of ["machines", "nix.conf", "ssh_config", "known_hosts", "id_ed25519"]) {
@@ -77,12 +78,10 @@ function fingerprintOf(env: NodeJS.ProcessEnv, stack: string): string | undefine
   return hash.digest("hex");
 }
 
-function filesBelow(folder: string): string[] {
-  if (!existsSync(join(checkout, folder))) return [];
-  return readdirSync(join(checkout, folder), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => join(entry.parentPath, entry.name).slice(checkout.length + 1))
-    .sort();
+function programFiles(): string[] {
+  return programFolders
+    .flatMap((folder) => filesBelow(join(checkout, folder)).sort())
+    .map((path) => relative(checkout, path));
 }
 
 function stackFolder(stack: string): string {

@@ -143,6 +143,15 @@ describe("who holds a lock", () => {
     expect(lockOwners(backend, "prod")).toEqual([]);
   });
 
+  it("is not that of another project's stack with the name, in a folder that projects share", () => {
+    const others = locks.replace("nix-builder-fleet", "website");
+    mkdirSync(others, { recursive: true });
+    writeFileSync(`${others}/a.json`, JSON.stringify(owner(7)));
+    expect(lockOwners(backend, "dev")).toEqual([]);
+    expect(lockOwners(backend, "me/dev")).toEqual([]);
+    expect(lockOwners(backend, "organization/website/dev")).toEqual([owner(7)]);
+  });
+
   it("is told with what to do about it: wait, while that process runs", async () => {
     const cli = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"], { argv0: "pulumi", stdio: "ignore" });
     try {
