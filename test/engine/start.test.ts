@@ -22,7 +22,7 @@ import { kernelArch, type System } from "../../src/nix/system.ts";
 import { cacheDirectory } from "../../tools/launch.mjs";
 import type { Emulation } from "../../tools/setup/emulation.ts";
 import { setUp, type Toolchain } from "../../tools/setup/index.ts";
-import { cleanEnvironment, copyOfCheckout } from "../support/checkoutCopy.ts";
+import { cleanEnvironment, copyOfCheckout, runInCheckout, type Ended } from "../support/checkoutCopy.ts";
 import { system } from "../support/localFleet.ts";
 
 /** Why no builder of this system can be left out here and then had; `undefined`: one can. */
@@ -42,24 +42,8 @@ describe("npm start", () => {
   let env: NodeJS.ProcessEnv;
   let first: Ended;
 
-  interface Ended {
-    readonly exitCode: number | undefined;
-    /** Both streams, as a person sees them. */
-    readonly output: string;
-  }
-
-  const run = async (script: string, words: readonly string[], more: NodeJS.ProcessEnv = {}): Promise<Ended> => {
-    const { exitCode, all } = await execa(process.execPath, [join(checkout, script), ...words], {
-      cwd: checkout,
-      env: { ...env, ...more },
-      extendEnv: false,
-      all: true,
-      reject: false,
-      stdin: "ignore",
-      timeout: 120_000,
-    });
-    return { exitCode, output: all };
-  };
+  const run = (script: string, words: readonly string[], more: NodeJS.ProcessEnv = {}): Promise<Ended> =>
+    runInCheckout(checkout, { ...env, ...more }, [join(checkout, script), ...words]);
   const start = (words: readonly string[] = [], more?: NodeJS.ProcessEnv) =>
     run("tools/run.mjs", ["start", ...words], more);
   const pulumi = (...words: string[]) => run("tools/run.mjs", ["pulumi", ...words]);
@@ -175,7 +159,7 @@ describe("npm start", () => {
   });
 
   it("waits for nobody, but says who is deploying", async () => {
-    const other: ChildProcess = spawn(process.execPath, ["-e", "process.stdin.resume()", "pulumi"]);
+    const other: ChildProcess = spawn(process.execPath, ["-e", "process.stdin.resume()"], { argv0: "pulumi" });
     await new Promise((resolve) => other.once("spawn", resolve));
     const locks = join(state, ".pulumi", "locks", "organization", "nix-builder-fleet", "dev");
     const lock = { pid: other.pid, username: "somebody", hostname: hostname(), timestamp: new Date().toISOString() };

@@ -11,12 +11,11 @@ import {
 } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
-import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { stackNameProblem } from "../../src/stackName.ts";
 import { namedStack } from "../../tools/pulumi.ts";
 import { setUp } from "../../tools/setup/index.ts";
-import { cleanEnvironment, copyOfCheckout } from "../support/checkoutCopy.ts";
+import { cleanEnvironment, copyOfCheckout, runInCheckout } from "../support/checkoutCopy.ts";
 
 const bad = [
   "..",
@@ -81,18 +80,8 @@ describe("in a checkout", () => {
   const checkout = copyOfCheckout(join(folder, "checkout"));
   let env: NodeJS.ProcessEnv;
 
-  const run = async (words: readonly string[], more: NodeJS.ProcessEnv = {}, program = process.execPath) => {
-    const { exitCode, all } = await execa(program, words, {
-      cwd: checkout,
-      env: { ...env, ...more },
-      extendEnv: false,
-      all: true,
-      reject: false,
-      stdin: "ignore",
-      timeout: 60_000,
-    });
-    return { exitCode, output: all };
-  };
+  const run = (words: readonly string[], more: NodeJS.ProcessEnv = {}, program = process.execPath) =>
+    runInCheckout(checkout, { ...env, ...more }, words, program);
   const fleetFolder = join(checkout, ".fleet");
 
   beforeAll(async () => {

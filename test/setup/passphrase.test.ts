@@ -12,11 +12,10 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { execa } from "execa";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { ensurePassphrase } from "../../tools/passphrase.ts";
 import { setUp } from "../../tools/setup/index.ts";
-import { cleanEnvironment, copyOfCheckout } from "../support/checkoutCopy.ts";
+import { cleanEnvironment, copyOfCheckout, runInCheckout } from "../support/checkoutCopy.ts";
 
 describe("where nothing is encrypted yet", () => {
   let directory: string;
@@ -71,18 +70,8 @@ describe("where a stack is encrypted", () => {
   const path = join(checkout, ".fleet", "passphrase");
   let env: NodeJS.ProcessEnv;
 
-  const run = async (script: string, words: readonly string[], more: NodeJS.ProcessEnv = {}) => {
-    const { exitCode, all } = await execa(process.execPath, [join(checkout, script), ...words], {
-      cwd: checkout,
-      env: { ...env, ...more },
-      extendEnv: false,
-      all: true,
-      reject: false,
-      stdin: "ignore",
-      timeout: 60_000,
-    });
-    return { exitCode, output: all };
-  };
+  const run = (script: string, words: readonly string[], more: NodeJS.ProcessEnv = {}) =>
+    runInCheckout(checkout, { ...env, ...more }, [join(checkout, script), ...words]);
   const pulumi = (...words: string[]) => run("tools/run.mjs", ["pulumi", ...words]);
 
   beforeAll(async () => {
