@@ -20,6 +20,9 @@ import type { SshIdentity } from "./sshIdentity.ts";
 /** The module that every builder runs. */
 export const builderNix = readFileSync(resolve(import.meta.dirname, "../nixos/builder.nix"), "utf8");
 
+/** What a server at Hetzner boots by. */
+export const hcloudNix = readFileSync(resolve(import.meta.dirname, "../nixos/hcloud.nix"), "utf8");
+
 /** The parameters of nixos/builder.nix for a builder in a cloud. */
 export function builderParameters(
   spec: HcloudBuilderSpec | AwsBuilderSpec,
@@ -82,7 +85,7 @@ export function provisionNixos(name: string, args: NixosArgs, parent: pulumi.Res
       ec2Instance: args.ec2Instance,
     })
     .apply(({ adminPublicKey, clients, trustedPublicKeys, signingKey, ec2Instance, ...known }): Provisioning => {
-      const files = moduleFiles(parameters, builderNix);
+      const files = moduleFiles(parameters, builderNix, parameters.provider === "hcloud" ? hcloudNix : undefined);
       return {
         ...known,
         alias,

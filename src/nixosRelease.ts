@@ -2,7 +2,7 @@
 import type { System } from "./nix/system.ts";
 
 /** The NixOS release that new builders get: `YY.MM`. */
-export const currentRelease = "26.05";
+export const currentRelease = "26.05" satisfies PinnedRelease;
 
 /** The oldest that the modules in `nixos/` are written for. */
 export const oldestRelease = "25.11";
@@ -26,12 +26,15 @@ export interface Pin {
  * Another one: take the newest folder of https://releases.nixos.org/?prefix=nixos/YY.MM/ and the hash that
  * `nix-prefetch-url --unpack URL` prints, in the form of `nix hash to-sri --type sha256 HASH`.
  */
-export const pinnedNixpkgs: Readonly<Record<string, Pin>> = {
+export const pinnedNixpkgs = {
   "26.05": {
     url: "https://releases.nixos.org/nixos/26.05/nixos-26.05.11576.7c8764b7c7b0/nixexprs.tar.xz",
     hash: "sha256-/hsaG8yWXZjTs6WJS2xnerd9VKBgJ8jN8e5ELHLt+bs=",
   },
-};
+} satisfies Readonly<Record<string, Pin>>;
+
+/** A release that is installed by its name. */
+export type PinnedRelease = keyof typeof pinnedNixpkgs;
 
 /**
  * Nix's official release archive, which evaluates and installs that nixpkgs. Another one: https://releases.nixos.org/?prefix=nix/ has a

@@ -102,7 +102,7 @@ describe("a wrong value is refused in this project's words", () => {
       "services.0.nixbuild.net.sshKey",
       "clients.0.localSystems.0",
       "access.allowedCidrs.0",
-      "hcloud.nixosInfect.commit",
+      "hcloud.nixArchives.x86_64-linux.hash",
       "aws.network.zones",
       "expires",
     ]) {

@@ -10,14 +10,16 @@ import { SshKey } from "@pulumi/hcloud/sshKey.js";
 import * as pulumi from "@pulumi/pulumi";
 import { builderUsers } from "../../src/bootstrap/builderFiles.ts";
 import { cloudConfig } from "../../src/bootstrap/cloudConfig.ts";
+import type { Conversion } from "../../src/bootstrap/conversion.ts";
 import type { FleetSpec, HcloudBuilderSpec } from "../../src/fleetSpec.ts";
 import { accessVariables, stackVariable } from "../../src/hcloud/access.ts";
 import type { HcloudAccess } from "../../src/hcloud/api.ts";
 import { labels, type Kind } from "../../src/hcloud/inventory.ts";
 import type { Placement } from "../../src/hcloud/placement.ts";
 import type { Candidate } from "../../src/hcloud/schema.ts";
+import { pinnedNixpkgs } from "../../src/nixosRelease.ts";
 import { commandDefaults, scriptCommand } from "../checkout.ts";
-import { builderNix, builderParameters, provisionNixos } from "../nixos.ts";
+import { builderNix, builderParameters, hcloudNix, provisionNixos } from "../nixos.ts";
 import { SshIdentity } from "../sshIdentity.ts";
 import type { Machine, MachineKeys } from "./machine.ts";
 
@@ -240,10 +242,8 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
                 adminPublicKey,
                 parameters,
                 builderNix,
-                conversion:
-                  spec.image.kind === "infect"
-                    ? { ...fleet.hcloud.nixosInfect, nixosRelease: fleet.hcloud.nixosRelease }
-                    : undefined,
+                hcloudNix,
+                conversion: spec.image.kind === "infect" ? conversionOf(spec, fleet) : undefined,
               }),
             ),
         ),
@@ -294,6 +294,10 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
       .apply(([serverType, location]) => ({ serverType, location }));
     this.registerOutputs({ address: this.address, placement: this.placement });
   }
+}
+
+function conversionOf({ system }: HcloudBuilderSpec, { hcloud }: FleetSpec): Conversion {
+  return { system, nix: hcloud.nixArchives[system], nixpkgs: hcloud.nixpkgs ?? pinnedNixpkgs[hcloud.nixosRelease] };
 }
 
 function imageOf(

@@ -4,7 +4,7 @@ import { basename } from "node:path";
 import type { BuildLimits } from "./defaults.ts";
 import type { ClientKey, Trust } from "../nix/trust.ts";
 
-/** Folder on the builder; NixOS and nixos-infect leave /etc/nixos alone. */
+/** Folder on the builder; NixOS and the conversion leave /etc/nixos alone. */
 export const builderDirectory = "/etc/nixos/nix-builder";
 
 /** User that clients log in as, by their level: only that of `full` is in `trusted-users`. */
@@ -45,8 +45,7 @@ export interface BuilderKeys {
 /**
  * sshd's authorized keys, path below `builderDirectory` → text.
  *
- * A client's key is restricted twice, here and by sshd's `Match User`: nixos-infect strips options from root's file, so it
- * must never be there.
+ * A client's key is restricted twice, here and by sshd's `Match User`, and is never in root's file.
  */
 export function keyFiles({ clients, adminPublicKey }: BuilderKeys): Readonly<Record<string, string>> {
   const ofClients = [...new Set(Object.values(builderUsers))].map((user) => {
@@ -87,9 +86,21 @@ export function signingFiles({ trustedPublicKeys, signingKey }: BuilderSigning):
 /** Folder of `signingFiles`, below `builderDirectory`. */
 export const signingDirectory = "signing";
 
-/** The module and its parameters, path below `builderDirectory` → text. */
-export function moduleFiles(parameters: BuilderParameters, builderNix: string): Readonly<Record<string, string>> {
-  return { "builder.nix": builderNix, "parameters.json": `${JSON.stringify(parameters, null, 2)}\n` };
+/**
+ * The modules and their parameters, path below `builderDirectory` → text.
+ *
+ * @param hcloudNix Text of nixos/hcloud.nix, for a server at Hetzner.
+ */
+export function moduleFiles(
+  parameters: BuilderParameters,
+  builderNix: string,
+  hcloudNix?: string,
+): Readonly<Record<string, string>> {
+  return {
+    "builder.nix": builderNix,
+    ...(hcloudNix !== undefined && { "hcloud.nix": hcloudNix }),
+    "parameters.json": `${JSON.stringify(parameters, null, 2)}\n`,
+  };
 }
 
 /** Names a state of the module's files: kept on the builder, it tells whether NixOS runs what the fleet wants. */

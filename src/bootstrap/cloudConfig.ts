@@ -21,6 +21,8 @@ export interface Birth extends BuilderKeys {
   readonly parameters: BuilderParameters;
   /** Text of nixos/builder.nix. */
   readonly builderNix: string;
+  /** Text of nixos/hcloud.nix. */
+  readonly hcloudNix: string;
   /** How Debian becomes NixOS; `undefined`: the image is NixOS. */
   readonly conversion: Conversion | undefined;
 }
@@ -34,7 +36,7 @@ export interface Birth extends BuilderKeys {
  */
 export function cloudConfig(birth: Birth): string {
   const { conversion } = birth;
-  const module = moduleFiles(birth.parameters, birth.builderNix);
+  const module = moduleFiles(birth.parameters, birth.builderNix, birth.hcloudNix);
   const files = {
     ...module,
     ...keyFiles(birth),

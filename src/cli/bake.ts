@@ -67,7 +67,7 @@ nix-collect-garbage -d >/dev/null 2>&1
 for path in ${identity.join(" ")}; do [ ! -e $path ] || cp -a --parents $path $home; done
 trap restore EXIT
 trap 'exit 1' HUP INT TERM PIPE
-rm -rf ${identity.join(" ")} ${builderDirectory}/state /var/log/journal/* /root/.ssh
+rm -rf ${identity.join(" ")} ${builderDirectory}/state /old-root /var/log/journal/* /root/.ssh
 : >/etc/machine-id
 sync
 echo cleaned

@@ -1,6 +1,7 @@
 /** The part of the configuration that is about Hetzner Cloud, and what can be known of it without asking the API. */
 import { isIP } from "node:net";
 import * as z from "zod";
+import { currentRelease, pinnedNix, pinnedNixpkgs, type PinnedRelease } from "../nixosRelease.ts";
 import type { System } from "../nix/system.ts";
 
 /** One server type in one location: `cax31@fsn1`. */
@@ -11,7 +12,7 @@ export interface Candidate {
 
 /** How a server becomes a NixOS builder. */
 export type HcloudImage =
-  /** A Debian image, turned into NixOS by nixos-infect at first boot. */
+  /** A Debian image, turned into NixOS at first boot. */
   | { readonly kind: "infect" }
   /** A snapshot of one's own that runs nixos/builder.nix already: by id, or the newest of a label for the architecture. */
   | { readonly kind: "snapshot"; readonly id: number }
@@ -85,10 +86,19 @@ export const expiresSchema = z
   .transform((text) => text.replace(/ 00:00:00 \+0000 UTC$/, ""))
   .pipe(z.iso.date("a day as YYYY-MM-DD, for instance 2026-12-31"));
 
+const address = z.string().regex(/^(https|file):\/\/[A-Za-z0-9._~:/@%+-]+$/, "an https:// address of an archive");
+
+const nixArchive = z.strictObject({
+  url: address,
+  hash: z.string().regex(/^[0-9a-f]{64}$/, "the archive's SHA-256 in 64 hexadecimal digits"),
+});
+
+const releases = Object.keys(pinnedNixpkgs) as [PinnedRelease, ...PinnedRelease[]];
+
 /**
  * `hcloud` of the configuration: what all builders at Hetzner share.
  *
- * nixos-infect is pinned by its commit, which git checks: the id is a hash over all of the content.
+ * Whatever a conversion fetches has a hash here, or a signature of cache.nixos.org.
  */
 export const hcloudSchema = z.strictObject({
   network: z
@@ -108,24 +118,33 @@ export const hcloudSchema = z.strictObject({
     .default(1200),
   baseImage: z
     .string()
-    .regex(/^[a-z0-9.-]+$/, "a system image of Hetzner's, for instance debian-12")
-    .default("debian-12"),
+    .regex(/^[a-z0-9.-]+$/, "a system image of Hetzner's, for instance debian-13")
+    .default("debian-13"),
   nixosRelease: z
-    .string()
-    .regex(/^(\d\d\.\d\d(-small)?|unstable(-small)?)$/, "a release such as 25.11")
-    .default("25.11"),
-  nixosInfect: z
+    .enum(releases, `one of ${releases.join(", ")}; what else is to be installed, hcloud.nixpkgs says`)
+    .default(currentRelease),
+  nixpkgs: z
     .strictObject({
-      repository: z
+      url: address,
+      hash: z
         .string()
-        .regex(/^(https|file):\/\/[A-Za-z0-9._~:/@%+-]+$/, "an https:// address of a git repository")
-        .default("https://github.com/elitak/nixos-infect"),
-      commit: z
-        .string()
-        .regex(/^[0-9a-f]{40}$/, "a full commit id")
-        .default("36f48d8feb89ca508261d7390355144fc0048932"),
+        .regex(
+          /^(sha256-[A-Za-z0-9+/]{43}=|[0-9a-df-np-sv-z]{52}|[0-9a-f]{64})$/,
+          "the hash that `nix-prefetch-url --unpack URL` prints, or the same as sha256-…",
+        ),
+    })
+    .optional(),
+  nixArchives: z
+    .strictObject({
+      "x86_64-linux": nixArchive.default(pinnedNix["x86_64-linux"]),
+      "aarch64-linux": nixArchive.default(pinnedNix["aarch64-linux"]),
     })
     .prefault({}),
+  nixosInfect: z
+    .never(
+      "nothing: nixos-infect is used no more, so remove it; what is installed, hcloud.nixosRelease or hcloud.nixpkgs says",
+    )
+    .optional(),
   automaticUpgrades: z.boolean("true or false").default(false),
 });
 

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import { builderDirectory, trustingMark } from "../bootstrap/builderFiles.ts";
-import { conversionLog, stateFile } from "../bootstrap/conversion.ts";
+import { conversionLog, rebootingState, stateFile } from "../bootstrap/conversion.ts";
 import { oneLine, quoted } from "../machineText.ts";
 import { explainFailure } from "../smoke/failure.ts";
 import { connection, type Connection, type Target } from "./ssh.ts";
@@ -81,7 +81,7 @@ export async function provision(
 }
 
 /** States in which nothing is being installed: none was said, Debian's last one, and that of a finished EC2 instance. */
-const settled = ["starting", "rebooting into NixOS", "running"];
+const settled = ["starting", rebootingState, "running"];
 
 /** Names the state of such files, as `watch` does on the machine: with their names, since a key may move from one to another. */
 function markOf(files: Readonly<Record<string, string>>): string {

@@ -6,6 +6,7 @@ import { execa } from "execa";
 import { afterAll, describe, expect, it } from "vitest";
 import { defaultBuildLimits } from "../../src/bootstrap/defaults.ts";
 import { cloudConfig, type Birth } from "../../src/bootstrap/cloudConfig.ts";
+import { currentRelease, pinnedNix, pinnedNixpkgs } from "../../src/nixosRelease.ts";
 import { findCloudInit } from "../../tools/setup/cloudInit.ts";
 import { thisHost } from "../../tools/setup/host.ts";
 
@@ -55,10 +56,11 @@ describe.skipIf(cloudInit === undefined)("real cloud-init", { timeout: 60_000 },
       automaticUpgrades: false,
     },
     builderNix: readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8"),
+    hcloudNix: readFileSync(resolve(import.meta.dirname, "../../nixos/hcloud.nix"), "utf8"),
     conversion: {
-      repository: "https://git.example/nixos-infect",
-      commit: "0123456789012345678901234567890123456789",
-      nixosRelease: "25.11",
+      system: "x86_64-linux",
+      nix: pinnedNix["x86_64-linux"],
+      nixpkgs: pinnedNixpkgs[currentRelease],
     },
   };
 

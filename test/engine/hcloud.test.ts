@@ -17,7 +17,7 @@ import { setUp } from "../../tools/setup/index.ts";
 import { processesNaming, TestDeployment } from "../support/engine.ts";
 import { EmulatedApi, type ApiRequest, type Fault } from "../support/hcloud/emulatedApi.ts";
 import { hostObstacle } from "../support/hcloud/host.ts";
-import { NixosInfect } from "../support/hcloud/nixosInfect.ts";
+import { ConversionStandIn } from "../support/hcloud/conversionStandIn.ts";
 
 const obstacle = hostObstacle();
 if (obstacle !== undefined) console.log(`skipped: the emulated Hetzner Cloud. ${obstacle}`);
@@ -27,24 +27,24 @@ const [first, second] = system === "x86_64-linux" ? ["ccx23@fsn1", "cpx42@hel1"]
 const own = { name: "own", provider: "hcloud", system, candidates: [first, second] };
 
 describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud", { timeout: 5 * 60_000 }, () => {
-  let infect: NixosInfect;
+  let standIn: ConversionStandIn;
   let api: EmulatedApi;
   let fleet: TestDeployment;
 
   beforeAll(async () => {
     // Builds the plugin where it can't be downloaded.
     await withCloudPlugins((await setUp()).env, ["hcloud"]);
-    infect = new NixosInfect();
+    standIn = new ConversionStandIn();
   }, 20 * 60_000);
   afterAll(() => {
-    infect.remove();
+    standIn.remove();
   });
 
   const configuration = (builders: unknown[] = [own], hcloud: Record<string, unknown> = {}) => ({
     builders,
     access: { allowedCidrs: ["127.0.0.0/8"] },
     expires: "2026-12-31",
-    hcloud: { nixosInfect: infect.configuration, bootTimeout: 30, ...hcloud },
+    hcloud: { ...standIn.configuration, bootTimeout: 30, ...hcloud },
     smokeTimeout: 30,
   });
 
@@ -297,23 +297,21 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
   });
 
   it("says why a conversion failed, with the end of its log from the machine", async () => {
-    const broken = new NixosInfect("echo 'no space left for the revolution'; exit 1\n");
+    const broken = new ConversionStandIn({ switchScript: "echo 'no space left for the revolution'; exit 1\n" });
     try {
-      fleet.configure(configuration([own], { nixosInfect: broken.configuration }));
+      fleet.configure(configuration([own], { ...broken.configuration }));
       const output = await failingUp();
-      expect(output).toContain("could not be converted to NixOS: nixos-infect ended with exit code 1");
+      expect(output).toContain("could not be converted to NixOS: the boot loader can't be installed");
       expect(output).toContain("no space left for the revolution");
     } finally {
       broken.remove();
     }
   });
 
-  it("does not run another nixos-infect than the pinned one", async () => {
-    const commit = "0".repeat(40);
-    fleet.configure(configuration([own], { nixosInfect: { ...infect.configuration, commit } }));
-    // git is tried with growing pauses, in case the network is not up yet.
-    api.bootFault = "git fails at once";
-    expect(await failingUp()).toMatch(/nixos-infect could not be fetched from .* at 0{40}/);
+  it("does not run another Nix than the pinned one", async () => {
+    const other = { ...standIn.configuration.nixArchives[system], hash: "0".repeat(64) };
+    fleet.configure(configuration([own], { nixArchives: { "x86_64-linux": other, "aarch64-linux": other } }));
+    expect(await failingUp()).toMatch(/nix\.tar\.xz has another SHA-256 than 0{64}; nothing of it was run/);
   });
 
   it("says that the token is wrong, before anything is made", async () => {
@@ -510,7 +508,7 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     fleet.configure(configuration([own, { ...own, name: "baked", image: "snapshot" }]));
     // The builder has its identity back, and the other one of its own.
     const output = await up();
-    expect(output).not.toMatch(/converting/);
+    expect(output).not.toMatch(/fetching Nix/);
     expect(await outputs()).toMatchObject({ verification: { own: { verified: true }, baked: { verified: true } } });
     const { builders } = await outputs();
     expect(new Set(builders.map(({ publicHostKey }) => publicHostKey)).size).toBe(2);

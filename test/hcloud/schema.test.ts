@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { pinnedNix } from "../../src/nixosRelease.ts";
 import { ConfigurationError, parseFleetSpec } from "../../src/fleetSpec.ts";
 
 const arm = { name: "arm", provider: "hcloud", system: "aarch64-linux", candidates: ["cax31@fsn1", "cax41@hel1"] };
@@ -18,7 +19,7 @@ const refusal = (builder: Record<string, unknown>, more?: Record<string, unknown
 };
 
 describe("a builder at Hetzner", () => {
-  it("has its candidates in order, and nixos-infect on a Debian image by default", () => {
+  it("has its candidates in order, and a Debian image that is converted by default", () => {
     expect(parse({ count: 2 }).builders).toMatchObject([
       {
         alias: "dev-arm",
@@ -53,6 +54,37 @@ describe("a builder at Hetzner", () => {
     ["no address at all", { ipv4: false, ipv6: false }, /neither ipv4 nor ipv6 nor a private network/],
   ])("is refused with %s", (_, builder, message) => {
     expect(refusal(builder)).toMatch(message);
+  });
+
+  it("is converted with what is pinned here, unless another Nix or nixpkgs is named with its hash", () => {
+    const { nixosRelease, nixpkgs, nixArchives, baseImage } = parse({}).hcloud;
+    expect({ nixosRelease, nixpkgs, baseImage }).toEqual({
+      nixosRelease: "26.05",
+      nixpkgs: undefined,
+      baseImage: "debian-13",
+    });
+    expect(nixArchives).toEqual(pinnedNix);
+    const own = { url: "https://example.org/nixexprs.tar.xz", hash: "0".repeat(52) };
+    expect(parse({}, { access, hcloud: { nixpkgs: own } }).hcloud.nixpkgs).toEqual(own);
+  });
+
+  it.each([
+    [
+      { nixosInfect: { commit: "0".repeat(40) } },
+      /^hcloud\.nixosInfect: .* allowed is nothing: nixos-infect is used no more, so remove it/,
+    ],
+    [{ nixosRelease: "25.11" }, /^hcloud\.nixosRelease: "25\.11".* allowed is one of 26\.05; .*hcloud\.nixpkgs/],
+    [{ nixpkgs: { url: "https://example.org/x" } }, /^hcloud\.nixpkgs\.hash: missing; .*nix-prefetch-url --unpack/],
+    [
+      { nixpkgs: { url: "http://example.org/x", hash: "0".repeat(52) } },
+      /^hcloud\.nixpkgs\.url: .*an https:\/\/ address/,
+    ],
+    [
+      { nixArchives: { "x86_64-linux": { url: "https://example.org/nix.tar.xz", hash: `sha256-${"A".repeat(43)}=` } } },
+      /^hcloud\.nixArchives\.x86_64-linux\.hash: .*64 hexadecimal digits/,
+    ],
+  ])("is refused with hcloud: %j", (hcloud, message) => {
+    expect(refusal({}, { access, hcloud })).toMatch(message);
   });
 
   it("needs it said who may reach it", () => {

@@ -1,4 +1,4 @@
-/** nixos/builder.nix as the real Nix evaluates it, over a stub of nixpkgs. */
+/** nixos/builder.nix and nixos/hcloud.nix as the real Nix evaluates them, over a stub of nixpkgs. */
 import { execFileSync } from "node:child_process";
 import { copyFileSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { resolve } from "node:path";
@@ -42,14 +42,49 @@ export function evaluateBuilder(
   changed: Partial<BuilderParameters> = {},
   opensshVersion = "9.2p1",
 ): EvaluatedBuilder {
-  const own = mkdtempSync(`${directory}/`);
   const builderNix = readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8");
-  for (const [name, text] of Object.entries(moduleFiles({ ...parameters, ...changed }, builderNix))) {
-    writeFileSync(`${own}/${name}`, text);
-  }
+  const files = moduleFiles({ ...parameters, ...changed }, builderNix);
+  return evaluated.parse(evaluate(directory, files, `opensshVersion = "${opensshVersion}";`));
+}
+
+/** A disk as the conversion describes it in disk.json. */
+export interface Disk {
+  readonly disk: string;
+  readonly root: string;
+  readonly esp: string | null;
+  readonly bios: boolean;
+}
+
+const unit = z.looseObject({ script: z.string(), unitConfig: z.record(z.string(), z.unknown()) });
+const evaluatedBoot = z.object({
+  fileSystems: z.record(z.string(), z.object({ device: z.string(), fsType: z.string() }).loose()),
+  boot: z.object({
+    growPartition: z.boolean(),
+    kernelParams: z.array(z.string()),
+    loader: z.object({ grub: z.record(z.string(), z.unknown()), efi: z.object({ efiSysMountPoint: z.string() }) }),
+    initrd: z.object({
+      kernelModules: z.array(z.string()),
+      availableKernelModules: z.array(z.string()),
+      systemd: z.object({ enable: z.boolean(), services: z.record(z.string(), unit) }),
+    }),
+  }),
+  systemd: z.object({ services: z.record(z.string(), unit) }),
+  system: z.object({ defaultChannel: z.string() }),
+});
+
+/** Has the real Nix evaluate nixos/hcloud.nix for a disk, over a stub of nixpkgs. */
+export function evaluateHcloud(directory: string, disk: Disk, arm = false): z.infer<typeof evaluatedBoot> {
+  const hcloudNix = readFileSync(resolve(import.meta.dirname, "../../nixos/hcloud.nix"), "utf8");
+  const files = { "hcloud.nix": hcloudNix, "disk.json": JSON.stringify(disk) };
+  return evaluatedBoot.parse(evaluate(directory, files, `file = "hcloud.nix"; arm = ${arm};`));
+}
+
+function evaluate(directory: string, files: Readonly<Record<string, string>>, settings: string): unknown {
+  const own = mkdtempSync(`${directory}/`);
+  for (const [name, text] of Object.entries(files)) writeFileSync(`${own}/${name}`, text);
   writeFileSync(`${own}/nix.conf`, "build-users-group =\n");
   copyFileSync(`${import.meta.dirname}/stub.nix`, `${own}/stub.nix`);
-  const expression = `import ${own}/stub.nix { directory = ${own}; opensshVersion = "${opensshVersion}"; }`;
+  const expression = `import ${own}/stub.nix { directory = ${own}; ${settings} }`;
   const env = {
     ...process.env,
     NIX_STATE_DIR: `${own}/state`,
@@ -66,7 +101,7 @@ export function evaluateBuilder(
     },
   );
   // Store paths are below a root of the test's own.
-  return evaluated.parse(JSON.parse(json.replaceAll("/nix/store/", `${own}/root/nix/store/`)));
+  return JSON.parse(json.replaceAll("/nix/store/", `${own}/root/nix/store/`));
 }
 
 /** sshd's configuration as NixOS would render it, and the script that it forces on clients. */

@@ -1,13 +1,17 @@
-# The least of nixpkgs that nixos/builder.nix asks for, to evaluate it where NixOS isn't: packages are their names, scripts
+# The least of nixpkgs that nixos/builder.nix and nixos/hcloud.nix ask for, to evaluate it where NixOS isn't: packages are their names, scripts
 # their text, and every option that the module sets has to be one of these.
 {
   directory,
+  file ? "builder.nix",
   opensshVersion ? "9.2p1",
+  arm ? false,
 }:
 let
   lib = {
     mkForce = content: { inherit content; stub = "force"; };
     mkAfter = content: { inherit content; stub = "after"; };
+    optionalAttrs = condition: value: if condition then value else { };
+    optionals = condition: value: if condition then value else [ ];
     mkIf = condition: value: if condition then value else { };
   };
   pkgs = {
@@ -20,13 +24,25 @@ let
     nix = "nix";
     openssh.version = opensshVersion;
     sqlite = "sqlite";
+    stdenv.hostPlatform.isAarch64 = arm;
   };
-  module = import (directory + "/builder.nix") {
+  module = import (directory + "/${file}") {
     inherit lib pkgs;
-    config = { };
+    config.system.nixos.release = "26.05";
   };
   options = {
-    boot = [ "tmp" ];
+    boot = [
+      "growPartition"
+      "initrd"
+      "kernelParams"
+      "loader"
+      "tmp"
+    ];
+    documentation = [ "enable" ];
+    fileSystems = [
+      "/"
+      "/boot/efi"
+    ];
     networking = [ "firewall" ];
     nix = [
       "extraOptions"
@@ -36,7 +52,10 @@ let
       "journald"
       "openssh"
     ];
-    system = [ "autoUpgrade" ];
+    system = [
+      "autoUpgrade"
+      "defaultChannel"
+    ];
     systemd = [
       "services"
       "tmpfiles"
@@ -50,10 +69,10 @@ let
   check =
     name: value:
     let
-      known = options.${name} or (throw "builder.nix sets ${name}, which is no option of the stub");
+      known = options.${name} or (throw "${file} sets ${name}, which is no option of the stub");
       unknown = builtins.filter (key: !(builtins.elem key known)) (builtins.attrNames value);
     in
-    if unknown == [ ] then value else throw "builder.nix sets ${name}.${builtins.head unknown}, which is no option of the stub";
+    if unknown == [ ] then value else throw "${file} sets ${name}.${builtins.head unknown}, which is no option of the stub";
 
   # What NixOS and other modules define as well, by nixpkgs' rules: lists and lines join unless one is forced, and `mkAfter` comes last.
   kind = value: if builtins.isAttrs value then value.stub or null else null;

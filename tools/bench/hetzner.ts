@@ -3,7 +3,7 @@ import { systemOfThisMachine } from "../../src/nix/system.ts";
 import { TestDeployment } from "../../test/support/engine.ts";
 import { EmulatedApi } from "../../test/support/hcloud/emulatedApi.ts";
 import { hostObstacle } from "../../test/support/hcloud/host.ts";
-import { NixosInfect } from "../../test/support/hcloud/nixosInfect.ts";
+import { ConversionStandIn } from "../../test/support/hcloud/conversionStandIn.ts";
 import { time, type Claim } from "./measure.ts";
 
 /**
@@ -19,7 +19,7 @@ export async function benchHetzner(rounds: number, say: (line: string) => void):
     return [];
   }
   const candidates = [system === "x86_64-linux" ? "ccx23@fsn1" : "cax31@fsn1"];
-  const infect = new NixosInfect();
+  const standIn = new ConversionStandIn();
   const times: Record<1 | 8, number[]> = { 1: [], 8: [] };
   try {
     for (let round = 0; round < rounds; round++) {
@@ -27,14 +27,14 @@ export async function benchHetzner(rounds: number, say: (line: string) => void):
         const milliseconds = await deploy({
           builders: [{ name: "own", provider: "hcloud", system, candidates, count }],
           access: { allowedCidrs: ["127.0.0.0/8"] },
-          hcloud: { nixosInfect: infect.configuration },
+          hcloud: standIn.configuration,
         });
         times[count].push(milliseconds);
         say(`hcloud, ${count}: ${(milliseconds / 1000).toFixed(2)} s`);
       }
     }
   } finally {
-    infect.remove();
+    standIn.remove();
   }
   return [
     {

@@ -3,7 +3,7 @@
  * are quoted from nixpkgs (MIT): `apply-ec2-data` before sshd, `amazon-init` after it. `nixos-rebuild` is a stand-in.
  */
 import type { HostOptions } from "../hcloud/host.ts";
-import { conversionStandIn } from "../hcloud/nixosInfect.ts";
+import { nixosStandIn } from "../hcloud/conversionStandIn.ts";
 
 /** What an instance is told by its metadata. */
 export interface Metadata {
@@ -81,7 +81,7 @@ set -e
 echo "$@" >>/etc/nixos/rebuilds
 [ ! -e /etc/nixos-boot-builder ] || exit 0
 grep -q ./nix-builder/builder.nix /etc/nixos/configuration.nix
-NIXOS_IMPORT=./nix-builder/builder.nix sh /etc/nixos-convert
+sh /etc/nixos-convert
 image=$(cat /run/sshd-image.pid)
 kill "$image"
 while kill -0 "$image" 2>/dev/null; do /bin/sleep 0.02; done
@@ -101,7 +101,7 @@ const rebuilds: Readonly<Record<NonNullable<Metadata["fault"]>, string>> = {
 
 /** What makes the host a builder, at the places that are free here. */
 function conversion(): string {
-  return conversionStandIn()
+  return nixosStandIn()
     .replaceAll("/etc/nixos-boot", "/etc/nixos-boot-builder")
     .replaceAll("/usr/local/sbin/nixos-rebuild", "/etc/nixos-rebuild-of-debian");
 }

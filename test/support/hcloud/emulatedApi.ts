@@ -142,7 +142,9 @@ export class EmulatedApi {
         locations: locations.map(({ id, name: at }) => ({ id, name: at, deprecation: null, available: true })),
       });
     }
-    for (const architecture of ["x86", "arm"]) this.#addImage({ name: "debian-12", type: "system", architecture });
+    for (const name of ["debian-12", "debian-13"]) {
+      for (const architecture of ["x86", "arm"]) this.#addImage({ name, type: "system", architecture });
+    }
     this.#server = createServer((request, response) => {
       void this.#answer(request, response);
     });

@@ -43,8 +43,27 @@ export interface HostOptions {
   /** Has programs of aarch64 run by emulation. */
   readonly arm?: boolean;
   /** What is wrong with it. */
-  readonly fault?: "never opens SSH" | "another host key" | "git fails at once" | undefined;
+  readonly fault?: "never opens SSH" | "another host key" | "nothing waits" | undefined;
 }
+
+/** What the conversion sees of a disk at Hetzner: GPT, with a place for a BIOS boot loader and an EFI system partition. */
+export const diskPrograms: Readonly<Record<string, string>> = {
+  "/usr/local/sbin/findmnt": `#!/bin/sh\n[ "$2" = FSTYPE ] && echo ext4 || echo /dev/sda1\n`,
+  "/usr/local/sbin/mountpoint": "#!/bin/sh\n",
+  "/usr/local/sbin/lsblk": `#!/bin/sh
+case "$2" in
+  PKNAME) echo /dev/sda ;;
+  PTTYPE) echo gpt ;;
+  UUID) echo 8c5d2f6e-0000-4000-8000-000000000001 ;;
+  PARTTYPE,NAME)
+    echo "0fc63daf-8483-4772-8e79-3d69d8477de4 /dev/sda1"
+    echo "21686148-6449-6e6f-744e-656564454649 /dev/sda14"
+    echo "c12a7328-f81f-11d2-ba4b-00a0c93ec93b /dev/sda15"
+    ;;
+  PARTTYPE,UUID) echo "c12a7328-f81f-11d2-ba4b-00a0c93ec93b ABCD-1234" ;;
+esac
+`,
+};
 
 /** Where a host has the shell for the sandbox of its builds, where builds for the system can run. */
 export function sandboxShell(system: System): string {
@@ -159,9 +178,10 @@ export class Host implements Machine {
     put("/usr/local/sbin/reboot", "#!/bin/sh\necho >/run/host/reboot\n", 0o755);
     // No package may be installed: what the emulated Debian lacks is missing on this machine.
     put("/usr/local/sbin/apt-get", "#!/bin/sh\nexit 1\n", 0o755);
+    for (const [path, program] of Object.entries(diskPrograms)) put(path, program, 0o755);
     const quoted = config.runcmd.map((words) => words.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(" "));
     put("/usr/local/sbin/cloud-init-runcmd", `#!/bin/sh\n${quoted.join("\n")}\n`, 0o755);
-    if (fault === "git fails at once") put("/usr/local/sbin/sleep", "#!/bin/sh\n", 0o755);
+    if (fault === "nothing waits") put("/usr/local/sbin/sleep", "#!/bin/sh\n", 0o755);
     if (fault === "never opens SSH") put("/etc/no-sshd", "");
   }
 }

@@ -1,8 +1,9 @@
 /**
  * A server of the emulated cloud that is a virtual machine: a Debian with a kernel of its own under QEMU, on port 22 of a
- * loopback address, which obeys its user data by its own cloud-init. It reaches no network.
+ * loopback address, which obeys its user data by its own cloud-init. It reaches no network. From its second start on it is its firmware
+ * that boots it, by what lies on its disk.
  */
-import { spawn, type ChildProcess } from "node:child_process";
+import { execFileSync, spawn, type ChildProcess } from "node:child_process";
 import {
   closeSync,
   cpSync,
@@ -19,18 +20,23 @@ import { basename, join } from "node:path";
 import { seedMount, type BootableDebian } from "../../../tools/setup/virtualMachine.ts";
 import { kill, type HostOptions, type Machine } from "./host.ts";
 
-/** Address of the git repository in `directory`, as a virtual machine that was given it sees it. */
-export function addressInside(directory: string): string {
-  return `file://${seedMount}/${basename(directory)}`;
+/** Address of a file in `directory`, as a virtual machine that was given it sees it. */
+export function addressInside(directory: string, file: string): string {
+  return `file://${seedMount}/${basename(directory)}/${file}`;
 }
+
+/** What boots a machine. */
+export type Firmware = "BIOS" | "UEFI";
 
 /** A running virtual machine. */
 export class VirtualMachine implements Machine {
   readonly directory = mkdtempSync(join(tmpdir(), "fleet-vm-"));
-  readonly #process: ChildProcess;
+  readonly #words: readonly string[];
+  #process: ChildProcess;
+  #stopped = false;
 
-  /** @param repository Folder that it finds at `addressInside`. */
-  constructor(debian: BootableDebian, repository: string, options: HostOptions) {
+  /** @param fetched Folder that it finds at `addressInside`. */
+  constructor(debian: BootableDebian, firmware: Firmware, fetched: string, options: HostOptions) {
     const { directory } = this;
     const { address, hostName, userData, snapshot, fault } = options;
     if (snapshot !== undefined || fault !== undefined)
@@ -39,19 +45,25 @@ export class VirtualMachine implements Machine {
     mkdirSync(seed);
     writeFileSync(join(seed, "user-data"), userData);
     writeFileSync(join(seed, "meta-data"), `instance-id: ${hostName}\nlocal-hostname: ${hostName}\n`);
-    cpSync(repository, join(seed, basename(repository)), { recursive: true });
-    const console = openSync(join(directory, "log"), "a");
-    // Dies with this process, whatever ends it. The disk's changes go to a file without a name, and with it.
-    const args = ["--pdeathsig", "KILL", debian.qemu, "-snapshot", ...machine(debian), ...disk(debian.disk)];
-    args.push("-drive", `driver=vvfat,dir=${seed},label=CIDATA,fat-type=16,read-only=on,if=virtio`);
-    args.push(
-      "-netdev",
-      `user,id=net,restrict=on,hostfwd=tcp:${address}:22-:22`,
-      "-device",
-      "virtio-net-pci,netdev=net",
-    );
-    this.#process = spawn("setpriv", args, { stdio: ["ignore", console, console] });
-    closeSync(console);
+    cpSync(fetched, join(seed, basename(fetched)), { recursive: true });
+    const disk = join(directory, "disk");
+    // Most of it was never written.
+    execFileSync("cp", ["--sparse=always", debian.disk, disk]);
+    this.#words = [
+      ...["--pdeathsig", "KILL", debian.qemu],
+      // Emulated to the last instruction: a `/dev/kvm` may be there and not work, and not every machine can do `-cpu max`.
+      ...["-accel", "tcg", "-cpu", "Nehalem", "-smp", "1", "-m", "1536"],
+      ...["-nodefaults", "-display", "none", "-serial", "stdio", "-device", "virtio-rng-pci"],
+      ...["-drive", `file=${disk},format=raw,if=virtio`],
+      ...["-drive", `driver=vvfat,dir=${seed},label=CIDATA,fat-type=16,read-only=on,if=virtio`],
+      ...["-netdev", `user,id=net,restrict=on,hostfwd=tcp:${address}:22-:22`, "-device", "virtio-net-pci,netdev=net"],
+    ];
+    const append = `root=UUID=${debian.root} rw console=ttyS0`;
+    // As Hetzner starts an image that has a boot loader: this one has none, and QEMU ends instead of starting it again.
+    this.#process = this.#start("-no-reboot", "-kernel", debian.kernel, "-initrd", debian.initrd, "-append", append);
+    this.#process.once("exit", () => {
+      if (!this.#stopped) this.#process = this.#start(...(firmware === "UEFI" ? ["-bios", debian.uefi] : []));
+    });
   }
 
   /** Its console. */
@@ -61,20 +73,16 @@ export class VirtualMachine implements Machine {
   }
 
   async stop(): Promise<void> {
+    this.#stopped = true;
     await kill(this.#process);
     rmSync(this.directory, { recursive: true, force: true });
   }
-}
 
-/** Emulated to the last instruction: a `/dev/kvm` may be there and not work, and not every machine can do `-cpu max`. */
-function machine({ kernel, initrd }: BootableDebian): string[] {
-  return [
-    ...["-accel", "tcg", "-cpu", "Nehalem", "-smp", "1", "-m", "1536"],
-    ...["-nodefaults", "-display", "none", "-serial", "stdio", "-device", "virtio-rng-pci"],
-    ...["-kernel", kernel, "-initrd", initrd, "-append", "root=/dev/vda rw console=ttyS0"],
-  ];
-}
-
-function disk(file: string): string[] {
-  return ["-drive", `file=${file},format=raw,if=virtio`];
+  /** Dies with this process, whatever ends it. */
+  #start(...more: string[]): ChildProcess {
+    const console = openSync(join(this.directory, "log"), "a");
+    const started = spawn("setpriv", [...this.#words, ...more], { stdio: ["ignore", console, console] });
+    closeSync(console);
+    return started;
+  }
 }
