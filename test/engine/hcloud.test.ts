@@ -248,6 +248,16 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     expect(await outputs()).toMatchObject({ builders: [{ maxJobs: 3, supportedFeatures: ["big-parallel"] }] });
   });
 
+  it("leaves servers alone when what counts at birth changes: image, nixpkgs and the conversion itself", async () => {
+    fleet.configure(configuration([own], { baseImage: "debian-12" }));
+    await up();
+    const ids = serverIds();
+    const { nixpkgs } = standIn.configuration;
+    fleet.configure(configuration([own], { nixpkgs: { ...nixpkgs, hash: "0".repeat(52) } }));
+    await up();
+    expect(serverIds()).toEqual(ids);
+  });
+
   it("has no IPv4 address where none is wanted, and is verified over IPv6", async ({ skip }) => {
     const taken = await isTaken("::1", 22);
     skip(taken, "something listens on port 22 of ::1, or this machine has no IPv6");

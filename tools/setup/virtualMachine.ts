@@ -127,7 +127,12 @@ async function makeDebian(
   const table = join(draft, "layout");
   writeFileSync(table, ["label: gpt", ...lines, ""].join("\n"));
   await run("sh", ["-c", `${sfdisk} --quiet ${disk} <${table}`]);
-  await run(mkfs, ["-n", "ESP", "--offset", String(esp.start), disk, String(esp.size / 2)]);
+  const boot = join(draft, "esp");
+  writeFileSync(boot, "");
+  truncateSync(boot, esp.size * 512);
+  await run(mkfs, ["-n", "ESP", boot]);
+  const copied = ["bs=512", `seek=${esp.start}`, "conv=notrunc,sparse"];
+  await run("dd", [`if=${boot}`, `of=${disk}`, ...copied]);
   const ext4 = ["-q", "-F", "-t", "ext4", "-U", rootUuid, "-E", `offset=${root.start * 512}`, "-d", tree];
   await run("mke2fs", [...ext4, disk, `${root.size / 2}k`], { seconds: 300 });
   rmSync(tree, { recursive: true });
