@@ -205,7 +205,9 @@ describe.skipIf(obstacle !== undefined).each(cases)("a server in a virtual machi
     expect(stdout).toMatch(
       new RegExp(`^BOOT_IMAGE=/nix/stand-in/kernel root=UUID=\\S+ rw console=ttyS0\n${firmware}$`),
     );
-    const { stdout: disk } = await asRoot("cat /etc/nixos/nix-builder/disk.json; ls /boot/efi/EFI");
+    const { stdout: disk } = await asRoot(
+      "cat /etc/nixos/nix-builder/disk.json; mount /dev/disk/by-label/ESP /boot/efi && ls /boot/efi/EFI",
+    );
     expect(disk).toMatch(/"disk": "\/dev\/vda".*"esp": "[0-9A-F]{4}-[0-9A-F]{4}", "bios": true/);
     expect(disk.split("\n").slice(1)).toEqual(["BOOT"]);
   });

@@ -135,7 +135,7 @@ async function makeDebian(
   await run("dd", [`if=${boot}`, `of=${disk}`, ...copied]);
   const ext4 = ["-q", "-F", "-t", "ext4", "-U", rootUuid, "-E", `offset=${root.start * 512}`, "-d", tree];
   await run("mke2fs", [...ext4, disk, `${root.size / 2}k`], { seconds: 300 });
-  rmSync(tree, { recursive: true });
+  for (const made of [tree, boot, table]) rmSync(made, { recursive: true });
 }
 
 /** Where the program is, after its package was installed if need be. */

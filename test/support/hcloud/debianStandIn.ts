@@ -121,6 +121,8 @@ SCRIPT
 ln -s ../${moving}.service $initrd/etc/systemd/system/initrd.target.wants/
 ln -s ../initrd-nixos-activation.service $initrd/etc/systemd/system/initrd-switch-root.service.requires/
 cp ${systemdInitrd} $new/initrd
+# The kernel finds a further archive where a number of four bytes begins.
+truncate -s %4 $new/initrd
 (cd $initrd && find . | cpio -o -H newc --quiet) >>$new/initrd
 cp /boot/vmlinuz-* $new/kernel
 
