@@ -13,6 +13,8 @@ let
       local-first = builtins.filter (machine: machine.systems != [ ]) (map withoutLocalSystems fleet);
     }
     .${toString cfg.profile} or fleet;
+  # Weaker than what a person sets, stronger than the mkDefault of hardware configurations that older NixOS generated.
+  yielding = mkOverride 900;
   maxJobs = {
     remote-only = 0;
     balanced = "auto";
@@ -226,7 +228,7 @@ let
         ""
       else
         ''
-          Match originalhost ${machine.alias} exec "test -O '%d/.ssh'"
+          Match originalhost ${machine.alias} exec "test -O '%d' && mkdir -p -m 700 '%d/.ssh' && test -O '%d/.ssh'"
             ControlMaster auto
             ControlPath ~/.ssh/nix-%i-${socketId machine}
             ControlPersist 60
@@ -370,12 +372,11 @@ in
 
   config = mkIf (cfg.file != null) {
     # Only ever switched on: a person's own builders stay in use without those of the fleet.
-    nix.distributedBuilds = mkIf (builders != [ ]) true;
+    nix.distributedBuilds = mkIf (builders != [ ]) (yielding true);
     nix.settings = {
-      builders-use-substitutes = true;
+      builders-use-substitutes = yielding true;
     }
-    # Weaker than what a person sets, stronger than the mkDefault of hardware configurations that older NixOS generated.
-    // (if cfg.profile == null then { } else { max-jobs = mkOverride 900 maxJobs.${cfg.profile}; })
+    // (if cfg.profile == null then { } else { max-jobs = yielding maxJobs.${cfg.profile}; })
     // (if cfg.signingKey == null then { } else { extra-secret-key-files = [ cfg.signingKey ]; })
     // (
       if cfg.caches == [ ] then
@@ -394,5 +395,9 @@ in
     programs.ssh.knownHosts = builtins.listToAttrs (map knownHost fleet);
     # First, because ssh takes the first value that it finds. The last line ends the last block for what others add.
     programs.ssh.extraConfig = lib.mkBefore (builtins.concatStringsSep "\n" (map sshHost fleet) + "\nHost *\n");
+    # An older nix-darwin doesn't have the option.
+    warnings = lib.optional (
+      !(config.nix.enable or true)
+    ) "nix-builder-fleet: nix.enable is false, so that nothing here tells Nix of the fleet; use the plain files, as docs/clients.md says for any Linux or macOS.";
   };
 }

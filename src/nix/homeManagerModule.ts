@@ -42,9 +42,10 @@ export function renderHomeManagerModule(
 # trusted-users can't give it builders. The NixOS or nix-darwin module does that. What works with this module alone:
 #   nix build --store ssh-ng://USER@ALIAS --eval-store auto …         builds entirely on a builder
 #   nix build --builders @$HOME/${folder}/machines …    where Nix runs without a daemon
+# Your ~/.ssh/config stays yours. Where home-manager writes it (programs.ssh.enable), this module is in it; elsewhere let it begin with
+#   Include nix-builder-fleet/config
 { lib, ... }:
 {
-  programs.ssh.enable = lib.mkDefault true;
   # From ~/.ssh, and before the user's own blocks: ssh takes the first value that it finds.
   programs.ssh.includes = lib.mkBefore [ "nix-builder-fleet/config" ];
 

@@ -43,8 +43,8 @@ export function renderSystemModule(
   const { builders, settings } = applyProfile(checked, options);
   const nixSettings = { "builders-use-substitutes": true, ...settings, ...options.settings };
   // Nothing is switched off that the person may have switched on: without builders of the fleet their own stay.
-  const distributed = builders.length > 0 ? "  nix.distributedBuilds = true;\n" : "";
-  return `${comment.map((line) => `# ${line}\n`).join("")}{ lib, ... }:
+  const distributed = builders.length > 0 ? `  nix.distributedBuilds = ${yielding(true).text};\n` : "";
+  return `${comment.map((line) => `# ${line}\n`).join("")}{ config, lib, ... }:
 let
   # The client's private key on this machine, readable by root only. A string, so that the key never enters the Nix store.
   sshKey = ${renderNix(checkPath(options.sshKey ?? defaultSshKey, "sshKey"))};
@@ -57,24 +57,37 @@ ${distributed}  nix.settings = ${renderNix(Object.fromEntries(Object.entries(nix
 
   # First, because ssh takes the first value that it finds. The last line ends the last block for what others add.
   programs.ssh.extraConfig = lib.mkBefore ${renderNix(sshConfigValue(checked, options), "  ")};
+
+  # An older nix-darwin doesn't have the option.
+  warnings = lib.optional (!(config.nix.enable or true)) ${renderNix(unmanagedNix, "  ")};
 }
 `;
 }
 
 const sshKeyVariable = new NixExpression("sshKey");
 
+/** What a machine says whose NixOS or nix-darwin doesn't write `nix.conf`: without it, nothing would tell why Nix builds there. */
+const unmanagedNix =
+  "nix-builder-fleet: nix.enable is false, so that nothing here tells Nix of the fleet; use the plain files, as docs/clients.md says for any Linux or macOS.";
+
 /**
- * One entry of `nix.settings`, so that a person's own definition of it neither ends the evaluation nor is lost: lists are joined, and
- * of `max-jobs` theirs counts. 900 is weaker than any plain definition and stronger than `mkDefault`, which the hardware
- * configurations that older NixOS generated have for it.
+ * One entry of `nix.settings`, so that a person's own definition of it neither ends the evaluation nor is lost: lists are joined, and of
+ * anything else theirs counts.
  */
 function settingValue([name, value]: [name: string, value: string | number | boolean]): [
   name: string,
   value: NixValue,
 ] {
   if (name.startsWith("extra-") && typeof value === "string") return [name, value.split(" ")];
-  if (name === "max-jobs") return [name, new NixExpression(`lib.mkOverride 900 ${renderNix(value)}`)];
-  return [name, value];
+  return [name, yielding(value)];
+}
+
+/**
+ * A value that gives way. 900 is weaker than any plain definition and stronger than `mkDefault`, which the hardware configurations that
+ * older NixOS generated have for `max-jobs`.
+ */
+function yielding(value: string | number | boolean): NixExpression {
+  return new NixExpression(`lib.mkOverride 900 ${renderNix(value)}`);
 }
 
 /** One entry of `nix.buildMachines`. `hostName` is the alias: address and port stand in ssh_config. */

@@ -34,7 +34,8 @@ export interface SshConfigOptions {
  *
  * - `off`: every build connects by itself.
  * - `{ directory }`: in a directory that only the person who connects can write to.
- * - `home`: in `~/.ssh` of whoever connects (root for the daemon's builds), where that directory exists and is theirs.
+ * - `home`: in `~/.ssh` of whoever connects (root for the daemon's builds), where that directory and their home are theirs. It is made
+ *   where it is missing, as root's is on a fresh NixOS.
  */
 export type Multiplexing = "off" | "home" | { readonly directory: string };
 
@@ -98,7 +99,7 @@ function renderHost(machine: BuildMachine, options: SshConfigOptions): string {
   ]).concat(
     multiplexing === "home"
       ? block(
-          `Match originalhost ${machine.alias} exec "test -O '%d/.ssh'"`,
+          `Match originalhost ${machine.alias} exec "test -O '%d' && mkdir -p -m 700 '%d/.ssh' && test -O '%d/.ssh'"`,
           controlLines(`~/.ssh/${socketName(socketId(machine))}`),
         )
       : "",

@@ -65,7 +65,8 @@ test("understands --builders with a port, and pins the host", () => {
 test("evaluates the module and the data in it", () => {
   const values = fc.sample(fc.string({ unit: fc.constantFrom("$", "{", '"', "'", "\\", "\n", " ", "a") }), 200);
   expect(evaluate(renderNix(values), { bin })).toEqual(values);
-  const config = evaluate(`(${renderNixosModule([x86])}) { lib.mkBefore = x: x; }`, { bin });
+  const lib = "{ mkBefore = x: x; mkOverride = _: x: x; optional = _: _: [ ]; }";
+  const config = evaluate(`(${renderNixosModule([x86])}) { lib = ${lib}; config = { }; }`, { bin });
   expect(config).toMatchObject({ nix: { buildMachines: [{ hostName: "x86", publicHostKey: x86.publicHostKey }] } });
 });
 

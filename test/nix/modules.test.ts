@@ -35,10 +35,14 @@ interface SystemConfig {
       readonly extraConfig: string;
     };
   };
+  readonly warnings: readonly string[];
 }
 
 /** The configurations that each list of modules (Nix expressions) makes, in one run of Nix. */
-function evaluateModules<Config>(options: "system" | "home", configurations: readonly (readonly string[])[]): Config[] {
+function evaluateModules<Config>(
+  options: "nixos" | "darwin" | "home",
+  configurations: readonly (readonly string[])[],
+): Config[] {
   const lists = configurations.map(
     (modules) => `[ ${stubs}/${options}.nix ${modules.map((m) => `(${m})`).join("\n")} ]`,
   );
@@ -62,23 +66,27 @@ function parseSystemConfig({ nix, programs }: SystemConfig, sshKey = defaultSshK
 
 const sampled = fc.sample(fleets(4), { numRuns: 40, seed: 4 });
 
-describe.each([
-  ["NixOS", renderNixosModule],
-  ["nix-darwin", renderDarwinModule],
-])("the %s module", (_, render) => {
+/** Each written module, and the flake's own with the same fleet; `offline` has no builders. */
+const systems = [
+  ["NixOS", "nixos", renderNixosModule],
+  ["nix-darwin", "darwin", renderDarwinModule],
+] as const;
+
+describe.each(systems)("the %s module", (_, system, render) => {
   test("of any fleet is evaluated to an equal fleet", () => {
     const configs = evaluateModules<SystemConfig>(
-      "system",
+      system,
       sampled.map((fleet) => [render(fleet)]),
     );
     expect(configs.map((config) => parseSystemConfig(config))).toEqual(sampled);
     expect(configs.map(({ nix }) => nix.distributedBuilds)).toEqual(sampled.map((fleet) => fleet.length > 0));
-    expect(configs[0]?.nix.settings).toEqual({ "builders-use-substitutes": true });
+    expect(configs[0]?.nix.settings["builders-use-substitutes"]).toBe(true);
+    expect(configs.flatMap(({ warnings }) => warnings)).toEqual([]);
   });
 
   test("leaves the path of the key to one line, which a person may change", () => {
     const changed = render([x86]).replace(`"${defaultSshKey}"`, '"/run/secrets/builder"');
-    const [config] = evaluateModules<SystemConfig>("system", [[changed]]);
+    const [config] = evaluateModules<SystemConfig>(system, [[changed]]);
     expect(config?.nix.buildMachines[0]?.sshKey).toBe("/run/secrets/builder");
     expect(config?.programs.ssh.extraConfig).toContain("IdentityFile /run/secrets/builder\n");
     expect(render([x86], { sshKey: "/run/secrets/builder" })).toBe(changed);
@@ -86,7 +94,7 @@ describe.each([
 
   test("stands before other modules' ssh configuration and doesn't swallow it", () => {
     const other = '{ programs.ssh.extraConfig = "StrictHostKeyChecking no\\nUser other\\n"; }';
-    const [config] = evaluateModules<SystemConfig>("system", [[other, render([x86])]]);
+    const [config] = evaluateModules<SystemConfig>(system, [[other, render([x86])]]);
     using directory = temporaryDirectory();
     const file = `${directory.path}/ssh_config`;
     writeFileSync(file, config?.programs.ssh.extraConfig ?? "");
@@ -105,7 +113,7 @@ describe.each([
     const { darwinModule, nixosModule } = forms;
     const form = render === renderDarwinModule ? darwinModule : nixosModule;
     const own = '{ nix.settings = { secret-key-files = [ "/own" ]; extra-secret-key-files = [ "/other" ]; }; }';
-    const [config] = evaluateModules<SystemConfig>("system", [[own, form.render([x86], { signs: true })]]);
+    const [config] = evaluateModules<SystemConfig>(system, [[own, form.render([x86], { signs: true })]]);
     const { "secret-key-files": keys, "extra-secret-key-files": more } = config?.nix.settings ?? {};
     expect(keys).toEqual(["/own"]);
     expect((more as string[]).toSorted()).toEqual([`${defaultDirectory}/${signingKeyName}`, "/other"]);
@@ -121,7 +129,7 @@ describe.each([
       { profile: "offline" },
     ];
     const configs = evaluateModules<SystemConfig>(
-      "system",
+      system,
       profiles.map((options) => [render([x86, arm], options)]),
     );
     expect(
@@ -141,21 +149,62 @@ describe.each([
   test.each(["remote-only", "balanced", "local-first", "offline"] as const)(
     "stands beside a person's own settings under %s, which count",
     (profile) => {
-      const own = `{
-        nix.distributedBuilds = true;
-        nix.settings = { max-jobs = 3; builders-use-substitutes = true; extra-substituters = [ "https://own.example" ]; };
+      const own = (switched: boolean) => `{
+        nix.distributedBuilds = ${switched};
+        nix.settings = { max-jobs = 3; builders-use-substitutes = ${switched}; extra-substituters = [ "https://own.example" ]; };
       }`;
-      const generated = "{ lib, ... }: { nix.settings.max-jobs = lib.mkDefault 8; }";
-      const module = render([x86], { profile, localSystems: ["aarch64-linux"], settings: cacheSettings([garnix]) });
-      const [both, old] = evaluateModules<SystemConfig>("system", [
-        [own, module],
-        [generated, module],
-      ]);
-      expect([both?.nix.distributedBuilds, both?.nix.settings["max-jobs"]]).toEqual([true, 3]);
-      expect(both?.nix.settings["extra-substituters"]).toEqual(["https://own.example", "https://cache.garnix.io"]);
-      expect(old?.nix.settings["max-jobs"]).toBe(profile === "remote-only" ? 0 : "auto");
+      const generated =
+        "{ lib, ... }: { nix.settings.max-jobs = lib.mkDefault 8; nix.distributedBuilds = lib.mkDefault false; }";
+      const forced = `{ lib, ... }: { nix.buildMachines = lib.mkForce [ ]; nix.settings.extra-substituters = lib.mkForce [ ]; }`;
+      const settings = cacheSettings([garnix]);
+      using directory = temporaryDirectory();
+      const file = `${directory.path}/fleet.json`;
+      writeFileSync(file, JSON.stringify([x86]));
+      const caches = [{ ...garnix }];
+      const modules = [
+        [render([x86], { profile, localSystems: ["aarch64-linux"], settings })],
+        [
+          clientModule,
+          `{ nix.builderFleet = ${renderNix({ file, profile, localSystems: ["aarch64-linux"], caches })}; }`,
+        ],
+      ];
+      for (const module of modules) {
+        const [on, off, old, none] = evaluateModules<SystemConfig>(
+          system,
+          [own(true), own(false), generated, forced].map((theirs) => [theirs, ...module]),
+        );
+        for (const [config, switched] of [
+          [on, true],
+          [off, false],
+        ] as const) {
+          expect(config?.nix.distributedBuilds).toBe(switched);
+          expect(config?.nix.settings).toMatchObject({ "max-jobs": 3, "builders-use-substitutes": switched });
+          expect(config?.nix.settings["extra-substituters"]).toEqual([
+            "https://own.example",
+            "https://cache.garnix.io",
+          ]);
+        }
+        expect(old?.nix.settings["max-jobs"]).toBe(profile === "remote-only" ? 0 : "auto");
+        expect(old?.nix.distributedBuilds).toBe(profile !== "offline");
+        expect([none?.nix.buildMachines, none?.nix.settings["extra-substituters"]]).toEqual([[], []]);
+      }
     },
   );
+
+  test("says that it can do nothing where Nix isn't the system's own", () => {
+    using directory = temporaryDirectory();
+    const file = `${directory.path}/fleet.json`;
+    writeFileSync(file, JSON.stringify([x86]));
+    const flake = [clientModule, `{ nix.builderFleet.file = ${renderNix(file)}; }`];
+    for (const module of [[render([x86])], flake]) {
+      const configs = evaluateModules<SystemConfig>(system, [["{ nix.enable = false; }", ...module], module]);
+      expect(configs.map(({ warnings }) => warnings)).toEqual([
+        [expect.stringMatching(/^nix-builder-fleet: nix\.enable is false, .* plain files, .*docs\/clients\.md/)],
+        [],
+      ]);
+    }
+    expect(evaluateModules<SystemConfig>(system, [["{ nix.enable = false; }", clientModule]])[0]?.warnings).toEqual([]);
+  });
 });
 
 describe("the flake's module", () => {
@@ -180,7 +229,7 @@ describe("the flake's module", () => {
       return file;
     });
     const configs = evaluateModules<SystemConfig & { nix: { builderFleet?: unknown } }>(
-      "system",
+      "nixos",
       cases.map(({ options, caches = [], signs }, i) => [
         clientModule,
         `{ nix.builderFleet = ${renderNix({
@@ -192,7 +241,7 @@ describe("the flake's module", () => {
       ]),
     );
     const written = evaluateModules<SystemConfig>(
-      "system",
+      "nixos",
       cases.map(({ fleet, options, caches = [], signs = false }) => [
         signs
           ? forms.nixosModule.render(fleet, { caches, signs })
@@ -209,7 +258,7 @@ describe("the flake's module", () => {
     writeFileSync(file, JSON.stringify([x86]));
     const own = "{ nix.distributedBuilds = true; nix.settings.max-jobs = 3; }";
     const settings = renderNix({ file, profile: "offline" });
-    const [config] = evaluateModules<SystemConfig>("system", [
+    const [config] = evaluateModules<SystemConfig>("nixos", [
       [clientModule, own, `{ nix.builderFleet = ${settings}; }`],
     ]);
     expect([config?.nix.distributedBuilds, config?.nix.settings["max-jobs"]]).toEqual([true, 3]);
@@ -235,18 +284,18 @@ describe("the flake's module", () => {
     const machine = { ...x86, [field]: value };
     expect(() => checkBuildMachine(machine)).toThrow(InvalidValue);
     writeFileSync(file, JSON.stringify([machine]));
-    expect(() => evaluateModules("system", [[clientModule, `{ nix.builderFleet = ${renderNix({ file })}; }`]])).toThrow(
+    expect(() => evaluateModules("nixos", [[clientModule, `{ nix.builderFleet = ${renderNix({ file })}; }`]])).toThrow(
       `nix.builderFleet.file: ${field} `,
     );
   });
 
   test("does nothing without a file, and refuses local-first without systems", () => {
-    const [config] = evaluateModules<SystemConfig>("system", [[clientModule]]);
+    const [config] = evaluateModules<SystemConfig>("nixos", [[clientModule]]);
     expect(config?.programs.ssh.extraConfig).toBe("");
     using directory = temporaryDirectory();
     writeFileSync(`${directory.path}/fleet.json`, JSON.stringify([x86]));
     const settings = renderNix({ file: `${directory.path}/fleet.json`, profile: "local-first" });
-    expect(() => evaluateModules("system", [[clientModule, `{ nix.builderFleet = ${settings}; }`]])).toThrow(
+    expect(() => evaluateModules("nixos", [[clientModule, `{ nix.builderFleet = ${settings}; }`]])).toThrow(
       /localSystems/,
     );
   });
@@ -276,6 +325,7 @@ describe("the home-manager module", () => {
   interface HomeConfig {
     readonly programs: { readonly ssh: { readonly enable: boolean; readonly includes: readonly string[] } };
     readonly home: { readonly file: Record<string, { readonly text: string }> };
+    readonly warnings: readonly string[];
   }
 
   test("of any fleet puts files below ~/.ssh that speak of an equal fleet", () => {
@@ -295,10 +345,19 @@ describe("the home-manager module", () => {
     expect(read).toEqual(sampled);
   });
 
-  test("is included by the user's ssh before the user's own blocks, and gives way to their settings", () => {
-    const own = '{ programs.ssh.enable = false; programs.ssh.includes = [ "own" ]; }';
+  test("leaves ~/.ssh/config to the person, and says nothing of options that aren't its own", () => {
+    const [config] = evaluateModules<HomeConfig>("home", [[renderHomeManagerModule([x86])]]);
+    expect(Object.keys(config?.home.file ?? {})).toEqual(
+      ["config", "known_hosts", "machines"].map((name) => `.ssh/nix-builder-fleet/${name}`),
+    );
+    expect([config?.programs.ssh.enable, config?.warnings]).toEqual([false, []]);
+  });
+
+  test("is included before the user's own blocks where home-manager writes ~/.ssh/config", () => {
+    const own = '{ programs.ssh = { enable = true; enableDefaultConfig = false; includes = [ "own" ]; }; }';
     const [config] = evaluateModules<HomeConfig>("home", [[own, renderHomeManagerModule([x86])]]);
-    expect(config?.programs.ssh).toEqual({ enable: false, includes: ["nix-builder-fleet/config", "own"] });
+    expect(config?.home.file[".ssh/config"]?.text).toBe("Include nix-builder-fleet/config own\n");
+    expect(config?.warnings).toEqual([]);
   });
 
   test("says what it can't do", () => {
@@ -307,10 +366,10 @@ describe("the home-manager module", () => {
 });
 
 test("an undeclared option fails the evaluation, so that the stubs can find one", () => {
-  expect(() => evaluateModules("system", [["{ nix.buildMachine = [ ]; }"]])).toThrow(
+  expect(() => evaluateModules("nixos", [["{ nix.buildMachine = [ ]; }"]])).toThrow(
     /`nix.buildMachine' does not exist/,
   );
-  expect(() => evaluateModules("system", [["{ nix.buildMachines = [ { port = 22; } ]; }"]])).toThrow(
-    /is not of its type/,
+  expect(() => evaluateModules("nixos", [["{ nix.buildMachines = [ { port = 22; } ]; }"]])).toThrow(
+    /`nix.buildMachines.\*.port' does not exist/,
   );
 });

@@ -116,7 +116,7 @@ function systemFiles({ nix, programs }: SystemConfig, directory: string): Record
 }
 
 const stubs = fileURLToPath(new URL("stubs", import.meta.url));
-function evaluateModules(options: "system" | "home", modules: readonly string[]): unknown {
+function evaluateModules(options: "nixos" | "darwin" | "home", modules: readonly string[]): unknown {
   const list = [`${stubs}/${options}.nix`, ...modules.map((module) => `(${module})`)].join(" ");
   return evaluate(`(import ${stubs}/lib.nix).evalModules { modules = [ ${list} ]; }`);
 }
@@ -127,10 +127,10 @@ type Pinned = (machine: BuildMachine, directory: string) => Record<string, strin
 /** No shared connections: their sockets would lie in the home directory of whoever runs the tests. */
 const optionsIn = (directory: string) => ({ directory, sshKey: `${directory}/id_ed25519`, maxSessions: 1 });
 const systemModule =
-  (form: "nixosModule" | "darwinModule"): Pinned =>
+  (form: "nixosModule" | "darwinModule", system: "nixos" | "darwin"): Pinned =>
   (machine, directory) =>
     systemFiles(
-      evaluateModules("system", [forms[form].render([machine], optionsIn(directory))]) as SystemConfig,
+      evaluateModules(system, [forms[form].render([machine], optionsIn(directory))]) as SystemConfig,
       directory,
     );
 /** These four go together, and none does anything without the others. */
@@ -143,8 +143,8 @@ const plainFiles: Pinned = (machine, directory) => ({
 
 /** Every form that there is: a new one neither compiles nor passes until it stands here. */
 const pinned: Record<FormName, Pinned> = {
-  nixosModule: systemModule("nixosModule"),
-  darwinModule: systemModule("darwinModule"),
+  nixosModule: systemModule("nixosModule", "nixos"),
+  darwinModule: systemModule("darwinModule", "darwin"),
   homeManagerModule: (machine, directory) => {
     // ssh takes ~ from the passwd file, so that the test has to name its own directory.
     const text = forms.homeManagerModule
@@ -188,7 +188,7 @@ const pinned: Record<FormName, Pinned> = {
     const settings = renderNix({ file, sshKey: `${directory}/id_ed25519`, maxSessions: 1 });
     const module = fileURLToPath(new URL("../../nixos/client.nix", import.meta.url));
     return systemFiles(
-      evaluateModules("system", [module, `{ nix.builderFleet = ${settings}; }`]) as SystemConfig,
+      evaluateModules("nixos", [module, `{ nix.builderFleet = ${settings}; }`]) as SystemConfig,
       directory,
     );
   },

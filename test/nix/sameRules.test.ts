@@ -28,7 +28,7 @@ function taken(files: readonly unknown[]): boolean[] {
     let lib = import ${stubs}/lib.nix; in
     map (file:
       (builtins.tryEval (
-        let config = lib.evalModules { modules = [ ${stubs}/system.nix ${clientModule} { nix.builderFleet.file = file; } ]; };
+        let config = lib.evalModules { modules = [ ${stubs}/nixos.nix ${clientModule} { nix.builderFleet.file = file; } ]; };
         in builtins.deepSeq [ config.nix.buildMachines config.programs ] true
       )).success
     ) ${renderNix(paths)}
@@ -349,7 +349,7 @@ test("a loopback fleet is configured as the written module does it", () => {
     writeFileSync(`${directory.path}/fleet.json`, JSON.stringify([{ ...x86, hostName }]));
     const [own, written] = evaluate(`
       let lib = import ${stubs}/lib.nix; in
-      map (modules: (lib.evalModules { modules = [ ${stubs}/system.nix ] ++ modules; }).programs) [
+      map (modules: (lib.evalModules { modules = [ ${stubs}/nixos.nix ] ++ modules; }).programs) [
         [ ${clientModule} { nix.builderFleet.file = ${directory.path}/fleet.json; } ]
         [ (${renderNixosModule([{ ...x86, hostName }])}) ]
       ]
@@ -364,7 +364,7 @@ test.each(["k", "/a b", "/k\nHost *", "-oProxyCommand=x"])("the option sshKey = 
   const settings = renderNix({ file: `${directory.path}/fleet.json`, sshKey });
   expect(() =>
     evaluate(
-      `(import ${stubs}/lib.nix).evalModules { modules = [ ${stubs}/system.nix ${clientModule} { nix.builderFleet = ${settings}; } ]; }`,
+      `(import ${stubs}/lib.nix).evalModules { modules = [ ${stubs}/nixos.nix ${clientModule} { nix.builderFleet = ${settings}; } ]; }`,
     ),
   ).toThrow("nix.builderFleet.sshKey is ");
 });

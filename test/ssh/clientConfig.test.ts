@@ -1,6 +1,6 @@
 /** ssh_config and known_hosts, read by OpenSSH itself. */
 import { execFileSync } from "node:child_process";
-import { existsSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, existsSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { userInfo } from "node:os";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
@@ -92,14 +92,34 @@ describe("shared connections", () => {
     expect(values.get("controlpath")).toMatch(new RegExp(`^/var/fleet/nix-${userInfo().uid}-[0-9a-f]{8}$`));
   });
 
-  test("lie in ~/.ssh of whoever connects, where that is theirs: ssh would end without", () => {
-    const values = resolve(renderSshConfig([x86], { ...options, multiplexing: "home" }), "x86");
+  test("lie in ~/.ssh of whoever connects, which is made, where that and their home are theirs", () => {
+    using directory = temporaryDirectory();
+    const home = `${directory.path}/home`;
+    const inside = `${home}/.ssh`;
     const { homedir, uid } = userInfo();
-    const isTheirs = existsSync(`${homedir}/.ssh`) && statSync(`${homedir}/.ssh`).uid === uid;
-    expect(values.get("controlpath") ?? "none").toMatch(
-      isTheirs ? new RegExp(`^${homedir}/.ssh/nix-${uid}-[0-9a-f]{8}$`) : /^none$/,
-    );
-    expect(values.get("controlmaster")).toBe(isTheirs ? "auto" : "false");
+    // ssh asks the system for the home: the condition gets one of the test's own.
+    const config = renderSshConfig([x86], { ...options, multiplexing: "home" }).replaceAll("%d", home);
+    const shared = () => {
+      const values = resolve(config, "x86");
+      const path = new RegExp(`^${homedir}/.ssh/nix-${uid}-[0-9a-f]{8}$`).test(values.get("controlpath") ?? "");
+      expect(values.get("controlmaster")).toBe(path ? "auto" : "false");
+      return path;
+    };
+    // A fresh NixOS, where root has none yet.
+    mkdirSync(home);
+    expect([shared(), statSync(inside).mode & 0o777]).toEqual([true, 0o700]);
+    chmodSync(inside, 0o755);
+    expect([shared(), statSync(inside).mode & 0o777]).toEqual([true, 0o755]);
+    rmSync(home, { recursive: true });
+    expect([shared(), existsSync(home)]).toEqual([false, false]);
+    if (uid !== 0) return;
+    const stranger = 4711;
+    mkdirSync(inside, { recursive: true });
+    chownSync(inside, stranger, stranger);
+    expect(shared()).toBe(false);
+    rmSync(inside, { recursive: true });
+    chownSync(home, stranger, stranger);
+    expect([shared(), existsSync(inside)]).toEqual([false, false]);
   });
 
   test("are left to builders whose sshd allows as many sessions as they take jobs", () => {

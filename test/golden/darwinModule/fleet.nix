@@ -2,15 +2,15 @@
 # It can't do anything where nix-darwin doesn't manage Nix (nix.enable = false, as Determinate Nix wants it): use the plain files
 # there (docs/clients.md), with their include line in /etc/nix/nix.custom.conf, as Determinate Nix writes over nix.conf.
 # And a Host block for the same builder in /var/root/.ssh/config wins over this.
-{ lib, ... }:
+{ config, lib, ... }:
 let
   # The client's private key on this machine, readable by root only. A string, so that the key never enters the Nix store.
   sshKey = "/etc/nix/fleet/id_ed25519";
 in
 {
-  nix.distributedBuilds = true;
+  nix.distributedBuilds = lib.mkOverride 900 true;
   nix.settings = {
-    builders-use-substitutes = true;
+    builders-use-substitutes = lib.mkOverride 900 true;
     max-jobs = lib.mkOverride 900 "auto";
     extra-substituters = [
       "https://cache.garnix.io"
@@ -118,7 +118,7 @@ in
       ConnectTimeout 10
       ServerAliveInterval 15
       ServerAliveCountMax 4
-    Match originalhost x86 exec "test -O '%d/.ssh'"
+    Match originalhost x86 exec "test -O '%d' && mkdir -p -m 700 '%d/.ssh' && test -O '%d/.ssh'"
       ControlMaster auto
       ControlPath ~/.ssh/nix-%i-8d0cc299
       ControlPersist 60
@@ -161,4 +161,7 @@ in
 
     Host *
   '';
+
+  # An older nix-darwin doesn't have the option.
+  warnings = lib.optional (!(config.nix.enable or true)) "nix-builder-fleet: nix.enable is false, so that nothing here tells Nix of the fleet; use the plain files, as docs/clients.md says for any Linux or macOS.";
 }

@@ -3,9 +3,10 @@
 # trusted-users can't give it builders. The NixOS or nix-darwin module does that. What works with this module alone:
 #   nix build --store ssh-ng://USER@ALIAS --eval-store auto …         builds entirely on a builder
 #   nix build --builders @$HOME/.ssh/nix-builder-fleet/machines …    where Nix runs without a daemon
+# Your ~/.ssh/config stays yours. Where home-manager writes it (programs.ssh.enable), this module is in it; elsewhere let it begin with
+#   Include nix-builder-fleet/config
 { lib, ... }:
 {
-  programs.ssh.enable = lib.mkDefault true;
   # From ~/.ssh, and before the user's own blocks: ssh takes the first value that it finds.
   programs.ssh.includes = lib.mkBefore [ "nix-builder-fleet/config" ];
 
@@ -28,7 +29,7 @@
       ConnectTimeout 10
       ServerAliveInterval 15
       ServerAliveCountMax 4
-    Match originalhost x86 exec "test -O '%d/.ssh'"
+    Match originalhost x86 exec "test -O '%d' && mkdir -p -m 700 '%d/.ssh' && test -O '%d/.ssh'"
       ControlMaster auto
       ControlPath ~/.ssh/nix-%i-8d0cc299
       ControlPersist 60
