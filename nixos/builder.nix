@@ -1,7 +1,10 @@
 # What every NixOS builder of every provider runs. The fleet writes parameters.json and keys/ beside this file
-# (/etc/nixos/nix-builder), see src/bootstrap/builderFiles.ts.
+# (/etc/nixos/nix-builder), see src/bootstrap/builderFiles.ts. What it says counts, whatever the configuration of an image of one's own has.
 { lib, pkgs, ... }:
 let
+  inherit (lib) mkForce;
+  allForced = builtins.mapAttrs (_: mkForce);
+
   directory = "/etc/nixos/nix-builder";
   parameters = builtins.fromJSON (builtins.readFile ./parameters.json);
 
@@ -53,37 +56,39 @@ in
   );
 
   services.openssh = {
-    enable = true;
-    openFirewall = true;
+    enable = mkForce true;
+    openFirewall = mkForce true;
     # The fleet pins this key before the machine exists.
-    hostKeys = [
+    hostKeys = mkForce [
       {
         path = "/etc/ssh/ssh_host_ed25519_key";
         type = "ed25519";
       }
     ];
     # Nothing but the fleet's files counts: they change by being replaced, without a rebuild.
-    authorizedKeysFiles = lib.mkForce [ "${directory}/keys/%u" ];
-    settings = {
-      PermitRootLogin = lib.mkForce "prohibit-password";
-      PasswordAuthentication = false;
-      KbdInteractiveAuthentication = false;
-      AllowUsers = [ "root" ] ++ clientUsers;
-      HostKeyAlgorithms = "ssh-ed25519";
-      PubkeyAcceptedAlgorithms = builtins.concatStringsSep "," clientKeyAlgorithms;
-      X11Forwarding = false;
-      # Every derivation opens a connection of its own (NixOS/nix#8499).
-      MaxStartups = "200:30:400";
-      MaxSessions = 100;
-      # Whoever connects and says nothing is gone soon.
-      LoginGraceTime = 20;
-      ClientAliveInterval = 30;
-      ClientAliveCountMax = 4;
-    }
-    # One client's failed logins would lock out all that share its address (NAT). OpenSSH has penalties since 9.8, and knows no unknown setting.
-    // (if builtins.compareVersions pkgs.openssh.version "9.8" >= 0 then { PerSourcePenalties = "no"; } else { });
-    # Last: another module's lines would fall into the Match.
-    extraConfig = lib.mkAfter ''
+    authorizedKeysFiles = mkForce [ "${directory}/keys/%u" ];
+    settings = allForced (
+      {
+        PermitRootLogin = "prohibit-password";
+        PasswordAuthentication = false;
+        KbdInteractiveAuthentication = false;
+        AllowUsers = [ "root" ] ++ clientUsers;
+        HostKeyAlgorithms = "ssh-ed25519";
+        PubkeyAcceptedAlgorithms = builtins.concatStringsSep "," clientKeyAlgorithms;
+        X11Forwarding = false;
+        # Every derivation opens a connection of its own (NixOS/nix#8499).
+        MaxStartups = "200:30:400";
+        MaxSessions = 100;
+        # Whoever connects and says nothing is gone soon.
+        LoginGraceTime = 20;
+        ClientAliveInterval = 30;
+        ClientAliveCountMax = 4;
+      }
+      # One client's failed logins would lock out all that share its address (NAT). OpenSSH has penalties since 9.8, and knows no unknown setting.
+      // (if builtins.compareVersions pkgs.openssh.version "9.8" >= 0 then { PerSourcePenalties = "no"; } else { })
+    );
+    # Last, after what others put last (mkAfter), too: their lines would fall into the Match.
+    extraConfig = lib.mkOrder 10000 ''
       Match User ${builtins.concatStringsSep "," clientUsers}
         ForceCommand ${storeProtocolsOnly}
         DisableForwarding yes
@@ -92,11 +97,11 @@ in
   };
 
   nix = {
-    settings = {
+    settings = allForced {
       # Whoever is trusted is root here: docs/security.md. The group has no name here, because all client users are in it.
       trusted-users = [ "root" ] ++ (if parameters.trustedClients then [ "nix-builder-trusted" ] else [ ]);
-      # NixOS has a list of its own, kvm included, at the same priority, to which this one would be added.
-      system-features = lib.mkForce parameters.systemFeatures;
+      # Without force it would be added to NixOS's own list, which has kvm.
+      system-features = parameters.systemFeatures;
       # Over ssh-ng the client's own limits don't reach the builder.
       timeout = parameters.timeout;
       max-silent-time = parameters.maxSilentTime;
@@ -175,20 +180,22 @@ in
   };
 
   # What builds left that the last shutdown cut off; the second is where Nix builds since 2.30.
-  boot.tmp.cleanOnBoot = true;
+  boot.tmp.cleanOnBoot = mkForce true;
   systemd.tmpfiles.rules = [ "R! /nix/var/nix/builds/*" ];
-  zramSwap.enable = lib.mkForce true;
+  zramSwap.enable = mkForce true;
   services.journald.extraConfig = ''
     SystemMaxUse=500M
     MaxRetentionSec=1month
   '';
   system.autoUpgrade = {
-    enable = parameters.automaticUpgrades;
-    allowReboot = false;
+    enable = mkForce parameters.automaticUpgrades;
+    allowReboot = mkForce false;
   };
+  # Where Nix runs on Debian, as in a conversion, the check fails (NixOS/nix#8502).
+  services.logrotate.checkConfig = mkForce false;
 
   networking.firewall = {
-    enable = true;
+    enable = mkForce true;
     # Builds with network access (fixed-output derivations) must not read user data: it holds the host key.
     extraCommands = ''
       iptables -I OUTPUT -d 169.254.169.254 -m owner ! --uid-owner 0 -j REJECT
@@ -198,11 +205,15 @@ in
     '';
   };
 
-  # A server from a snapshot gets its identity here, before sshd first runs. `npx fleet bake` removes the file `born`.
+  # A server from a snapshot gets its identity here, before sshd first runs and before a host key would be made for it.
+  # `npx fleet bake` removes the file `born`.
   systemd.services.nix-builder-birth = lib.mkIf (parameters.provider == "hcloud") {
     description = "Host key, keys and parameters from the user data of Hetzner Cloud";
     wantedBy = [ "multi-user.target" ];
-    before = [ "sshd.service" ];
+    before = [
+      "sshd-keygen.service"
+      "sshd.service"
+    ];
     wants = [ "network-online.target" ];
     after = [ "network-online.target" ];
     unitConfig.ConditionPathExists = "!${directory}/born";

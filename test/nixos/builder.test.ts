@@ -13,14 +13,47 @@ afterAll(() => {
   rmSync(directory, { recursive: true });
 });
 
-describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
+/** Everything that an image of one's own may say otherwise, also last of all. */
+const contrary = `{ lib, ... }: {
+  services.openssh = {
+    extraConfig = lib.mkAfter "MaxAuthTries 4\\n";
+    authorizedKeysFiles = [ "/own" ];
+    hostKeys = [ { type = "rsa"; path = "/etc/ssh/ssh_host_rsa_key"; } ];
+    openFirewall = false;
+    settings = {
+      AllowUsers = [ "me" ];
+      LoginGraceTime = 120;
+      MaxSessions = 10;
+      PasswordAuthentication = true;
+      PermitRootLogin = "yes";
+      X11Forwarding = true;
+    };
+  };
+  nix.settings = {
+    builders-use-substitutes = false;
+    sandbox = "relaxed";
+    system-features = [ "kvm" "own" ];
+    timeout = 1;
+    trusted-users = [ "*" ];
+  };
+  boot.tmp.cleanOnBoot = false;
+  networking.firewall.enable = false;
+  system.autoUpgrade = { enable = true; allowReboot = true; };
+  services.logrotate.checkConfig = true;
+  zramSwap.enable = false;
+}`;
+
+describe("nixos/builder.nix, evaluated by Nix over stubs of NixOS", () => {
   const evaluate = (changed?: Partial<BuilderParameters>) => evaluateBuilder(directory, changed);
   const builder = evaluate();
 
   it("gives sshd a configuration that it accepts, with keys alone and the client bound to the forced command", () => {
     const own = mkdtempSync(`${directory}/`);
     execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", `${own}/key`]);
-    writeFileSync(`${own}/sshd_config`, `HostKey ${own}/key\n${sshdConfig(builder).config}`);
+    // Another module's line, last of its own, which a Match doesn't allow.
+    const others = ['{ lib, ... }: { services.openssh.extraConfig = lib.mkAfter "UseDNS no\\n"; }'];
+    const beside = evaluateBuilder(directory, {}, { others });
+    writeFileSync(`${own}/sshd_config`, `HostKey ${own}/key\n${sshdConfig(beside).config}`);
     const effective = (user: string): string =>
       execFileSync("/usr/sbin/sshd", ["-T", "-f", `${own}/sshd_config`, "-C", `user=${user},host=h,addr=192.0.2.1`], {
         encoding: "utf8",
@@ -32,7 +65,6 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
     expect(client).toMatch(/^passwordauthentication no$/m);
     expect(client).toMatch(/^maxstartups 200:30:400$/m);
     expect(client).toMatch(/^logingracetime 20$/m);
-    // Of another module, which a Match doesn't allow.
     expect(client).toMatch(/^usedns no$/m);
     expect(client).toMatch(/^authorizedkeysfile \/etc\/nixos\/nix-builder\/keys\/%u$/m);
     expect(effective("root")).toMatch(/^forcecommand none$/m);
@@ -42,15 +74,28 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
     expect(evaluate({ systemFeatures: ["benchmark"] }).nix.settings["system-features"]).toEqual(["benchmark"]);
   });
 
+  it("counts, whatever an image of one's own says: the same configuration, but for that image's lines for sshd", () => {
+    const { services, ...rest } = evaluateBuilder(directory, {}, { others: [contrary] });
+    const { extraConfig, ...openssh } = services.openssh;
+    expect(extraConfig).toContain("\nMaxAuthTries 4\n\nMatch User nix-builder\n");
+    const { extraConfig: own, ...ours } = builder.services.openssh;
+    const storeHash = (text: unknown) => JSON.stringify(text).replaceAll(/"[^"]*\/root\/nix\/store\//g, '"');
+    expect(storeHash([openssh, rest])).toBe(storeHash([ours, { ...builder, services: undefined }]));
+    expect(own).not.toContain("MaxAuthTries");
+  });
+
   it("has another unit of Nix's daemon when a number of the fleet changes, so that a switch restarts it", () => {
-    const triggers = (changed: Partial<BuilderParameters>) => evaluate(changed).systemd.services["nix-daemon"];
+    const triggers = (changed: Partial<BuilderParameters>) =>
+      evaluate(changed).systemd.services["nix-daemon"]?.restartTriggers;
     expect(triggers({})).toEqual(triggers({}));
     expect(triggers({ maxJobs: 3 })).not.toEqual(triggers({}));
   });
 
   it("penalises no address, where OpenSSH would", () => {
     expect(builder.services.openssh.settings).not.toHaveProperty("PerSourcePenalties");
-    expect(evaluateBuilder(directory, {}, "10.0p2").services.openssh.settings["PerSourcePenalties"]).toBe("no");
+    expect(
+      evaluateBuilder(directory, {}, { opensshVersion: "10.0p2" }).services.openssh.settings["PerSourcePenalties"],
+    ).toBe("no");
   });
 
   it("has the limits of builds that the fleet says, as Nix's own settings", () => {
@@ -113,13 +158,13 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
       of.services.openssh.settings["AllowUsers"],
     ];
     expect(users(builder)).toEqual([["root"], ["root", "nix-builder"]]);
-    expect(Object.keys(builder.users.users)).toEqual(["nix-builder"]);
+    expect(Object.keys(builder.users.users)).toEqual(["nix-builder", "root"]);
     const trusting = evaluate({ trustedClients: true });
     expect(users(trusting)).toEqual([
       ["root", "nix-builder-trusted"],
       ["root", "nix-builder", "nix-builder-trusted"],
     ]);
-    expect(Object.keys(trusting.users.users)).toEqual(["nix-builder", "nix-builder-trusted"]);
+    expect(Object.keys(trusting.users.users)).toEqual(["nix-builder", "nix-builder-trusted", "root"]);
     const own = mkdtempSync(`${directory}/`);
     execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", `${own}/key`]);
     writeFileSync(`${own}/sshd_config`, `HostKey ${own}/key\n${sshdConfig(trusting).config}`);
@@ -182,7 +227,7 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
 
   it("has no syntax error in any of its scripts", () => {
     for (const [name, { script }] of Object.entries(builder.systemd.services)) {
-      const check = spawnSync("bash", ["-n"], { input: script ?? "", encoding: "utf8" });
+      const check = spawnSync("bash", ["-n"], { input: script, encoding: "utf8" });
       expect(check, `${name}: ${check.stderr}`).toMatchObject({ status: 0 });
     }
   });
@@ -190,8 +235,15 @@ describe("nixos/builder.nix, evaluated by Nix over a stub of nixpkgs", () => {
   it("upgrades itself only when told to, and is born from user data only at Hetzner", () => {
     expect(builder.system.autoUpgrade.enable).toBe(false);
     expect(evaluate({ automaticUpgrades: true }).system.autoUpgrade.enable).toBe(true);
-    expect(builder.systemd.services["nix-builder-birth"]?.script).toContain("169.254.169.254");
-    expect(evaluate({ provider: "aws" }).systemd.services["nix-builder-birth"]).toEqual({});
+    const birth = builder.systemd.services["nix-builder-birth"];
+    expect(birth?.script).toContain("169.254.169.254");
+    // sshd-keygen would make a host key, and sshd would have it.
+    expect(birth?.before).toEqual(["sshd-keygen.service", "sshd.service"]);
+    expect(evaluate({ provider: "aws" }).systemd.services).not.toHaveProperty("nix-builder-birth");
+  });
+
+  it("leaves out logrotate's check at build time, which fails where Debian's Nix converts the machine", () => {
+    expect(builder.services.logrotate.checkConfig).toBe(false);
   });
 
   it("keeps builds away from the metadata service", () => {

@@ -1,6 +1,6 @@
-/** nixos/builder.nix and nixos/hcloud.nix as the real Nix evaluates them, over a stub of nixpkgs. */
+/** nixos/builder.nix and nixos/hcloud.nix as the real Nix evaluates them, over stubs of NixOS. */
 import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { resolve } from "node:path";
 import * as z from "zod";
 import { moduleFiles, type BuilderParameters } from "../../src/bootstrap/builderFiles.ts";
@@ -16,35 +16,55 @@ const parameters: BuilderParameters = {
   automaticUpgrades: false,
 };
 
-const service = z.looseObject({ script: z.string().optional() });
+const names = z.array(z.string());
+const service = z.looseObject({
+  script: z.string(),
+  before: names,
+  after: names,
+  restartTriggers: z.array(z.unknown()),
+});
 const evaluated = z.object({
   nix: z.object({ settings: z.record(z.string(), z.unknown()), extraOptions: z.string() }),
   services: z.object({
+    logrotate: z.object({ checkConfig: z.boolean() }),
     openssh: z.looseObject({
-      authorizedKeysFiles: z.array(z.string()),
-      settings: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.array(z.string())])),
+      settings: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.array(z.string()), z.null()])),
       extraConfig: z.string(),
       hostKeys: z.array(z.object({ path: z.string(), type: z.string() })),
     }),
   }),
   systemd: z.object({ services: z.record(z.string(), service) }),
   users: z.object({ users: z.record(z.string(), z.unknown()) }),
-  system: z.object({ autoUpgrade: z.object({ enable: z.boolean() }) }),
-  networking: z.object({ firewall: z.object({ extraCommands: z.string() }) }),
+  system: z.object({ autoUpgrade: z.looseObject({ enable: z.boolean() }) }),
+  networking: z.object({ firewall: z.looseObject({ extraCommands: z.string() }) }),
+  boot: z.unknown(),
+  zramSwap: z.unknown(),
 });
 
-/** What the module sets, as far as tests look at it. */
+/** What NixOS makes of it, as far as tests look at it. */
 export type EvaluatedBuilder = z.infer<typeof evaluated>;
 
-/** Has the real Nix evaluate nixos/builder.nix with these parameters, over a stub of nixpkgs. */
+/** Packages are their names, scripts their text. */
+const packages = (opensshVersion: string, arm: boolean) => `{
+  writeShellScript = name: text: builtins.toFile name "#!/bin/sh\\n\${text}";
+  openssh.version = "${opensshVersion}";
+  stdenv.hostPlatform.isAarch64 = ${arm};
+  ${["coreutils", "curl", "gnugrep", "iproute2", "jq", "nix", "sqlite"].map((name) => `${name} = "${name}";`).join(" ")}
+}`;
+
+/**
+ * Has the real Nix evaluate nixos/builder.nix with these parameters, over stubs of NixOS.
+ *
+ * @param others further modules, as Nix expressions
+ */
 export function evaluateBuilder(
   directory: string,
   changed: Partial<BuilderParameters> = {},
-  opensshVersion = "9.2p1",
+  { opensshVersion = "9.2p1", others = [] }: { opensshVersion?: string; others?: readonly string[] } = {},
 ): EvaluatedBuilder {
   const builderNix = readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8");
   const files = moduleFiles({ ...parameters, ...changed }, builderNix);
-  return evaluated.parse(evaluate(directory, files, `opensshVersion = "${opensshVersion}";`));
+  return evaluated.parse(evaluate(directory, files, packages(opensshVersion, false), ["./builder.nix", ...others]));
 }
 
 /** A disk as the conversion describes it in disk.json. */
@@ -72,19 +92,26 @@ const evaluatedBoot = z.object({
   system: z.object({ defaultChannel: z.string() }),
 });
 
-/** Has the real Nix evaluate nixos/hcloud.nix for a disk, over a stub of nixpkgs. */
+/** Has the real Nix evaluate nixos/hcloud.nix for a disk, over stubs of NixOS. */
 export function evaluateHcloud(directory: string, disk: Disk, arm = false): z.infer<typeof evaluatedBoot> {
   const hcloudNix = readFileSync(resolve(import.meta.dirname, "../../nixos/hcloud.nix"), "utf8");
   const files = { "hcloud.nix": hcloudNix, "disk.json": JSON.stringify(disk) };
-  return evaluatedBoot.parse(evaluate(directory, files, `file = "hcloud.nix"; arm = ${arm};`));
+  return evaluatedBoot.parse(evaluate(directory, files, packages("9.2p1", arm), ["./hcloud.nix"]));
 }
 
-function evaluate(directory: string, files: Readonly<Record<string, string>>, settings: string): unknown {
+/** @param modules Nix expressions; relative paths are those of `files`. */
+function evaluate(
+  directory: string,
+  files: Readonly<Record<string, string>>,
+  pkgs: string,
+  modules: readonly string[],
+): unknown {
   const own = mkdtempSync(`${directory}/`);
   for (const [name, text] of Object.entries(files)) writeFileSync(`${own}/${name}`, text);
   writeFileSync(`${own}/nix.conf`, "build-users-group =\n");
-  copyFileSync(`${import.meta.dirname}/stub.nix`, `${own}/stub.nix`);
-  const expression = `import ${own}/stub.nix { directory = ${own}; ${settings} }`;
+  const stubs = resolve(import.meta.dirname, "../nix/stubs");
+  const all = [`${stubs}/nixos.nix`, ...modules.map((module) => `(${module})`)].join(" ");
+  const expression = `(import ${stubs}/lib.nix).evalModules { pkgs = ${pkgs}; modules = [ ${all} ]; }`;
   const env = {
     ...process.env,
     NIX_STATE_DIR: `${own}/state`,
@@ -95,6 +122,7 @@ function evaluate(directory: string, files: Readonly<Record<string, string>>, se
     "nix-instantiate",
     ["--eval", "--strict", "--json", "--read-write-mode", "--expr", expression],
     {
+      cwd: own,
       encoding: "utf8",
       env,
       timeout: 20_000,
@@ -104,15 +132,14 @@ function evaluate(directory: string, files: Readonly<Record<string, string>>, se
   return JSON.parse(json.replaceAll("/nix/store/", `${own}/root/nix/store/`));
 }
 
-/** sshd's configuration as NixOS would render it, and the script that it forces on clients. */
+/** sshd's configuration as NixOS renders it (without its ports and host keys), and the script that it forces on clients. */
 export function sshdConfig(builder: EvaluatedBuilder): { readonly config: string; readonly forcedCommand: string } {
-  const { settings, extraConfig, authorizedKeysFiles } = builder.services.openssh;
-  const value = (given: (typeof settings)[string]): string =>
+  const { settings, extraConfig } = builder.services.openssh;
+  const value = (given: NonNullable<(typeof settings)[string]>): string =>
     Array.isArray(given) ? given.join(" ") : typeof given === "boolean" ? (given ? "yes" : "no") : String(given);
-  const lines = Object.entries(settings).map(([name, given]) => `${name} ${value(given)}`);
+  const lines = Object.entries(settings).flatMap(([name, given]) =>
+    given === null ? [] : [`${name} ${value(given)}`],
+  );
   const path = /ForceCommand (\S+)/.exec(extraConfig)?.[1] ?? "";
-  return {
-    config: [`AuthorizedKeysFile ${authorizedKeysFiles.join(" ")}`, ...lines, extraConfig].join("\n"),
-    forcedCommand: readFileSync(path, "utf8"),
-  };
+  return { config: [...lines, extraConfig].join("\n"), forcedCommand: readFileSync(path, "utf8") };
 }

@@ -16,7 +16,7 @@ const both: Disk = { disk: "/dev/sda", root: "1234-5678", esp: "ABCD-EF01", bios
 const hetzner = evaluateHcloud(directory, both);
 const moving = "nix-builder-move-old-root";
 
-describe("nixos/hcloud.nix, evaluated by Nix over a stub of nixpkgs", () => {
+describe("nixos/hcloud.nix, evaluated by Nix over stubs of NixOS", () => {
   it("boots by BIOS and by EFI, so that one snapshot starts on every type", () => {
     expect(hetzner.boot.loader).toEqual({
       grub: {
@@ -36,6 +36,7 @@ describe("nixos/hcloud.nix, evaluated by Nix over a stub of nixpkgs", () => {
     expect(hetzner.fileSystems["/"]).toEqual({
       device: "/dev/disk/by-uuid/1234-5678",
       fsType: "ext4",
+      options: ["defaults"],
       autoResize: true,
     });
   });
@@ -43,7 +44,10 @@ describe("nixos/hcloud.nix, evaluated by Nix over a stub of nixpkgs", () => {
   it("boots by EFI alone on Arm, and by BIOS alone where there is no EFI system partition", () => {
     const arm = evaluateHcloud(directory, { ...both, bios: false }, true);
     expect(arm.boot.loader.grub).toMatchObject({ devices: ["nodev"], efiSupport: true });
-    expect([arm.boot.kernelParams, arm.boot.initrd.kernelModules]).toEqual([["console=tty"], ["virtio_gpu"]]);
+    expect([arm.boot.kernelParams, arm.boot.initrd.kernelModules]).toEqual([
+      ["loglevel=4", "console=tty"],
+      ["dm_mod", "virtio_gpu"],
+    ]);
     const old = evaluateHcloud(directory, { ...both, esp: null });
     expect(old.boot.loader.grub).toMatchObject({
       devices: ["/dev/sda"],

@@ -110,6 +110,8 @@ rec {
   mkDefault = mkOverride 1000;
   mkForce = mkOverride 50;
   optional = condition: value: if condition then [ value ] else [ ];
+  optionals = condition: values: if condition then values else [ ];
+  optionalAttrs = condition: value: if condition then value else { };
 
   # The definitions that a value holds: the lower the priority, the stronger; the lower the order, the further in front.
   discharge =
@@ -176,6 +178,8 @@ rec {
           mkDefault
           mkForce
           optional
+          optionals
+          optionalAttrs
           ;
       };
       load =

@@ -6,6 +6,25 @@ let
   of = type: default: mkOption { inherit type default; };
   strings = types.listOf types.str;
   cfg = config.services.openssh;
+  # lib/systemd-unit-options.nix
+  services = of (types.attrsOf (
+    types.submodule {
+      enable = of types.bool true;
+      description = of types.str "";
+      after = of strings [ ];
+      before = of strings [ ];
+      conflicts = of strings [ ];
+      path = of strings [ ];
+      requisite = of strings [ ];
+      restartTriggers = of (types.listOf types.unitOption) [ ];
+      script = of types.lines "";
+      serviceConfig = of (types.attrsOf types.unitOption) { };
+      startAt = of (types.either types.str strings) [ ];
+      unitConfig = of (types.attrsOf types.unitOption) { };
+      wantedBy = of strings [ ];
+      wants = of strings [ ];
+    }
+  )) { };
 in
 {
   imports = [ ./client.nix ];
@@ -62,23 +81,40 @@ in
       }
     )) { };
 
-    # lib/systemd-unit-options.nix
-    systemd.services = of (types.attrsOf (
+    systemd.services = services;
+
+    # system/boot/systemd/initrd.nix, system/boot/kernel.nix, system/boot/stage-1.nix, system/boot/grow-partition.nix
+    boot.initrd.systemd.enable = of types.bool true;
+    boot.initrd.systemd.services = services;
+    boot.initrd.availableKernelModules = of strings [ ];
+    boot.initrd.kernelModules = of strings [ ];
+    boot.kernelParams = of strings [ ];
+    boot.growPartition = of types.bool false;
+
+    # system/boot/loader/grub/grub.nix and loader/efi.nix
+    boot.loader.efi.efiSysMountPoint = of types.str "/boot";
+    boot.loader.grub = {
+      enable = of types.bool true;
+      devices = of strings [ ];
+      efiSupport = of types.bool false;
+      efiInstallAsRemovable = of types.bool false;
+      configurationLimit = of types.int 100;
+    };
+
+    # tasks/filesystems.nix
+    fileSystems = of (types.attrsOf (
       types.submodule {
-        enable = of types.bool true;
-        description = of types.str "";
-        after = of strings [ ];
-        before = of strings [ ];
-        path = of strings [ ];
-        restartTriggers = of (types.listOf types.unitOption) [ ];
-        script = of types.lines "";
-        serviceConfig = of (types.attrsOf types.unitOption) { };
-        startAt = of (types.either types.str strings) [ ];
-        unitConfig = of (types.attrsOf types.unitOption) { };
-        wantedBy = of strings [ ];
-        wants = of strings [ ];
+        device = of (types.nullOr types.str) null;
+        fsType = of types.str "auto";
+        options = of strings [ "defaults" ];
+        autoResize = of types.bool false;
       }
     )) { };
+
+    # misc/documentation.nix, installer/cd-dvd/channel.nix, misc/version.nix
+    documentation.enable = of types.bool true;
+    system.defaultChannel = of types.str "https://channels.nixos.org/nixos-unstable";
+    system.nixos.release = of types.str "26.05";
     systemd.tmpfiles.rules = of strings [ ];
 
     # system/boot/tmp.nix, config/zram.nix, system/boot/systemd/journald.nix, tasks/auto-upgrade.nix, services/logging/logrotate.nix
@@ -96,6 +132,8 @@ in
   };
 
   config = {
+    boot.kernelParams = [ "loglevel=4" ];
+    boot.initrd.kernelModules = [ "dm_mod" ];
     # config/nix.nix: at normal priority, beside the default of the option.
     nix.settings.system-features = mkIf config.nix.enable [ "nixos-test" "benchmark" "big-parallel" "kvm" ];
     users.users.root.home = "/root";
