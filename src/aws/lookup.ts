@@ -9,6 +9,7 @@ import {
   type Image,
 } from "@aws-sdk/client-ec2";
 import type { AwsBuilderSpec, FleetSpec } from "../fleetSpec.ts";
+import { isSupportedRelease, oldestRelease } from "../nixosRelease.ts";
 import type { System } from "../nix/system.ts";
 import { asking } from "./api.ts";
 import { findInstances } from "./inventory.ts";
@@ -43,12 +44,12 @@ export async function lookUp(ec2: EC2Client, spec: FleetSpec, region: string): P
     const builders = spec.builders.filter((builder) => builder.provider === "aws");
     const { network, nixosRelease } = spec.aws;
     const instances = await findFleetInstances(ec2, spec);
-    const [images, zones, subnets] = await Promise.all([
+    const [{ images, missing }, zones, subnets] = await Promise.all([
       findImages(ec2, builders, instances, nixosRelease, region, problems),
       "subnetIds" in network ? [] : findZones(ec2, builders, network.zones, region, problems),
       "subnetIds" in network ? findSubnets(ec2, network.subnetIds, builders, region, problems) : [],
     ]);
-    return { images, zones, subnets, instances, nextGeneration: randomBytes(4).toString("hex") };
+    return { images, missing, zones, subnets, instances, nextGeneration: randomBytes(4).toString("hex") };
   });
   if (problems.length > 0) throw new NotAtAws(problems.join("\n"));
   return found;
@@ -73,7 +74,7 @@ async function findFleetInstances(ec2: EC2Client, { fleet }: FleetSpec): Promise
 
 const architectures: Readonly<Record<System, string>> = { "x86_64-linux": "x86_64", "aarch64-linux": "arm64" };
 
-/** Builder name → image for a new instance. What only a builder without an instance needs is a problem only where no instance was found. */
+/** By builder name: its image for a new instance, or why there is none. What only a builder without an instance needs is a problem only where no instance was found. */
 async function findImages(
   ec2: EC2Client,
   builders: readonly AwsBuilderSpec[],
@@ -81,30 +82,40 @@ async function findImages(
   release: string,
   region: string,
   problems: string[],
-): Promise<Record<string, string>> {
+): Promise<Pick<FoundOrigins, "images" | "missing">> {
   const found = new Map<System, ReturnType<typeof findOfficialImage>>();
   const official = (system: System): ReturnType<typeof findOfficialImage> => {
     const known = found.get(system) ?? findOfficialImage(ec2, system, release, region);
     found.set(system, known);
     return known;
   };
-  const missing = new Set<string>();
-  const entries = await Promise.all(
+  const images: [name: string, image: string][] = [];
+  const missing: [name: string, problem: string][] = [];
+  const needed = new Set<string>();
+  await Promise.all(
     builders.map(async ({ name, system, ami, candidates }) => {
       const running = instances.filter(
         ({ builder, instanceType = "" }) => builder === name && candidates.includes(instanceType),
       );
       if (ami !== undefined) {
         if (!running.some(({ image }) => image === ami)) await checkImage(ec2, ami, name, system, region, problems);
-        return [[name, ami] as const];
+        images.push([name, ami]);
+        return;
       }
       const { image, problem } = await official(system);
-      if (problem !== undefined && running.length === 0) missing.add(problem);
-      return image === undefined ? [] : [[name, image] as const];
+      if (image !== undefined) images.push([name, image]);
+      if (problem === undefined) return;
+      missing.push([name, problem]);
+      if (running.length === 0) needed.add(problem);
     }),
   );
-  problems.push(...missing);
-  return Object.fromEntries(entries.flat());
+  problems.push(...needed);
+  return { images: Object.fromEntries(images), missing: Object.fromEntries(missing) };
+}
+
+/** The release in the name of an official image, or of a copy that kept it; `undefined`: it has none. */
+function releaseOf({ Name = "" }: Image): string | undefined {
+  return /^nixos\/(\d\d\.\d\d)/.exec(Name)?.[1];
 }
 
 async function findOfficialImage(
@@ -126,20 +137,23 @@ async function findOfficialImage(
       ],
     }),
   );
-  const wanted = images.filter(({ Name }) => Name?.startsWith(`nixos/${release}`) === true);
-  const newest = wanted.reduce<Image | undefined>(
-    (best, one) => ((one.CreationDate ?? "") > (best?.CreationDate ?? "") ? one : best),
-    undefined,
-  );
-  if (newest?.ImageId !== undefined) return { image: newest.ImageId };
-  const releases = [...new Set(images.map(({ Name }) => /^nixos\/(\d\d\.\d\d)/.exec(Name ?? "")?.[1] ?? ""))]
-    .filter((one) => one !== "")
-    .sort();
+  // The newest of each release that a builder can be started from.
+  const newest = new Map<string, Image>();
+  for (const image of images) {
+    const of = releaseOf(image);
+    if (of === undefined || !isSupportedRelease(of)) continue;
+    if ((image.CreationDate ?? "") >= (newest.get(of)?.CreationDate ?? "")) newest.set(of, image);
+  }
+  const wanted = newest.get(release)?.ImageId;
+  if (wanted !== undefined) return { image: wanted };
+  const others = [...newest]
+    .toSorted(([a], [b]) => a.localeCompare(b))
+    .map(([of, { CreationDate = "" }]) => `${of} (newest of ${CreationDate.slice(0, 10)})`);
   const problem =
     `aws.nixosRelease: there is no image of NixOS ${release} for ${system} in ${region}; ` +
-    (releases.length === 0
-      ? "there is none of any release, so set `ami` to one of your own or another region"
-      : `there are ${releases.join(", ")}`);
+    (others.length === 0
+      ? `there is none of ${oldestRelease} or newer, so set \`ami\` to one of your own or another region`
+      : `there are ${others.join(", ")}, and images are deleted after 90 days: name one of these releases`);
   return { problem };
 }
 
@@ -154,6 +168,11 @@ async function checkImage(
   try {
     const { Images: [image] = [] } = await ec2.send(new DescribeImagesCommand({ ImageIds: [ami] }));
     if (image === undefined) problems.push(`builders: '${name}': ami: there is no image ${ami} in ${region}`);
+    else if (!isSupportedRelease(releaseOf(image) ?? oldestRelease))
+      problems.push(
+        `builders: '${name}': ami: ${ami} is NixOS ${releaseOf(image) ?? ""}, which can start with another host key than the pinned one; ` +
+          `allowed is ${oldestRelease} or newer`,
+      );
     else if (image.Architecture !== architectures[system])
       problems.push(
         `builders: '${name}': ami: ${ami} is for ${image.Architecture ?? "another architecture"}, but the builder's system is ${system}`,

@@ -17,6 +17,8 @@ export interface FoundInstance {
 export interface FoundOrigins {
   /** Builder name → image for a new instance; nothing where AWS has none and an instance of that builder's name runs. */
   readonly images: Readonly<Record<string, string>>;
+  /** Builder name → why it has no image, and what there is instead. */
+  readonly missing: Readonly<Record<string, string>>;
   readonly instances: readonly FoundInstance[];
   /** Generation of an instance that is made now. */
   readonly nextGeneration: string;
@@ -40,17 +42,13 @@ export class NotAtAws extends Error {
  * @throws NotAtAws when the builder needs an image and AWS has none any more.
  */
 export function originOf(
-  { images, instances, nextGeneration }: FoundOrigins,
+  { images, missing, instances, nextGeneration }: FoundOrigins,
   { name, candidates, ami }: Pick<AwsBuilderSpec, "name" | "candidates" | "ami">,
   stack: string,
 ): Origin {
   const own = instances.find((one) => one.stack === stack && one.builder === name);
   const kept = own?.instanceType !== undefined && candidates.includes(own.instanceType) ? own.image : undefined;
   const image = ami ?? kept ?? ownValue(images, name);
-  if (image === undefined) {
-    throw new NotAtAws(
-      `builders: '${name}': there is no image of NixOS any more to start it from; set aws.nixosRelease to another release`,
-    );
-  }
+  if (image === undefined) throw new NotAtAws(`builders: '${name}': ${ownValue(missing, name) ?? "there is no image"}`);
   return { image, generation: own?.generation ?? nextGeneration };
 }

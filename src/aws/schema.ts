@@ -1,6 +1,7 @@
 /** The part of the configuration that is about AWS, and what can be known of it without asking the API. */
 import { isIP } from "node:net";
 import * as z from "zod";
+import { currentRelease, isSupportedRelease, oldestRelease } from "../nixosRelease.ts";
 import type { System } from "../nix/system.ts";
 
 const wholeNumber = (least: number, most: number) => {
@@ -66,6 +67,9 @@ export interface AwsBuilderFields {
   readonly nestedVirtualization: boolean;
 }
 
+/** Up to 25.05 the service that takes the pinned host key from user data raced with the one that makes a host key: nixpkgs#444040. */
+const releaseAllowed = `a release from "${oldestRelease}" on, such as "${currentRelease}", in quotes; the images of older ones can start with another host key than the pinned one`;
+
 /** `aws` of the configuration: what all builders at AWS share. */
 export const awsSchema = z.strictObject({
   network: z
@@ -90,10 +94,7 @@ export const awsSchema = z.strictObject({
       "{ ipRange: 10.65.0.0/16, zones: 1 to 4 } for a network of the fleet's own, or { subnetIds: [subnet-…] } for one that exists",
     )
     .prefault({}),
-  nixosRelease: z
-    .string()
-    .regex(/^\d\d\.(05|11)$/, "a release such as 25.11")
-    .default("25.11"),
+  nixosRelease: z.string(releaseAllowed).refine(isSupportedRelease, releaseAllowed).default(currentRelease),
   bootTimeout: wholeNumber(1, 86_400).default(1200),
   automaticUpgrades: z.boolean("true or false").default(false),
 });

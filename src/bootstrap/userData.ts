@@ -22,7 +22,7 @@ export interface InstanceBirth extends BuilderKeys {
   readonly parameters: BuilderParameters;
   /** Text of nixos/builder.nix. */
   readonly builderNix: string;
-  /** NixOS release: `25.11`. */
+  /** NixOS release: `YY.MM`. */
   readonly nixosRelease: string;
 }
 

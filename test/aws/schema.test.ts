@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { systemOfInstanceType } from "../../src/aws/schema.ts";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
+import { currentRelease } from "../../src/nixosRelease.ts";
 
 const builder = { name: "x86", provider: "aws", system: "x86_64-linux", candidates: ["c7i.4xlarge"] };
 const access = { allowedCidrs: ["203.0.113.7/32"] };
@@ -23,6 +24,22 @@ describe("the system of an instance type", () => {
     expect(systemOfInstanceType(instanceType)).toBe(system);
   });
 });
+
+it("gets the current release unless told another that its image can be of", () => {
+  expect(parse({}).aws.nixosRelease).toBe(currentRelease);
+  for (const nixosRelease of ["25.11", "26.05", "26.11"])
+    expect(parse({}, { aws: { nixosRelease } }).aws.nixosRelease).toBe(nixosRelease);
+});
+
+it.each(["latest", "25.05", "24.11", "9.11", "25.12", "26.05-small", "unstable", "", 26.05])(
+  "is refused with the release %j, before anything is asked",
+  (nixosRelease) => {
+    expect(() => parse({}, { aws: { nixosRelease } })).toThrow(
+      `aws.nixosRelease: ${JSON.stringify(nixosRelease)} is not allowed; allowed is a release from "25.11" on, such as "${currentRelease}", in quotes; ` +
+        "the images of older ones can start with another host key than the pinned one",
+    );
+  },
+);
 
 describe("a builder at AWS", () => {
   it("is on demand, with 100 GiB and a public address, unless it says otherwise", () => {
@@ -49,10 +66,6 @@ describe("a builder at AWS", () => {
 
   it.each([
     [{ access: undefined }, /access: missing; builder 'x86' is in a cloud/],
-    [
-      { aws: { nixosRelease: "latest" } },
-      /aws\.nixosRelease: "latest" is not allowed; allowed is a release such as 25\.11/,
-    ],
     [{ aws: { network: { ipRange: "10.0.0.0/8" } } }, /aws\.network.*"10\.0\.0\.0\/8" is not allowed/],
   ])("is refused in a fleet with %j", (more, message) => {
     expect(() => parse({}, more)).toThrow(message);

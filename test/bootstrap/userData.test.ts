@@ -6,6 +6,7 @@ import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { defaultBuildLimits } from "../../src/bootstrap/defaults.ts";
 import { ec2UserDataLimit, instanceUserData } from "../../src/bootstrap/userData.ts";
+import { currentRelease } from "../../src/nixosRelease.ts";
 
 const builderNix = readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8");
 
@@ -32,7 +33,7 @@ const birth = {
     automaticUpgrades: false,
   },
   builderNix,
-  nixosRelease: "25.11",
+  nixosRelease: currentRelease,
 } as const;
 
 describe("an instance's user data", () => {
@@ -162,7 +163,7 @@ describe.skipIf(!namespaces)("booting the NixOS image with it", () => {
     expect(file("etc/nixos/nix-builder-image.nix")).toBe("# the image's own\n");
     expect(file("etc/nixos/configuration.nix")).toContain("./nix-builder/builder.nix");
     expect(file("etc/nixos/nix-builder/state")).toBe("running\n");
-    expect(file("channels")).toContain("nixos-25.11 nixos");
+    expect(file("channels")).toContain(`nixos-${currentRelease} nixos`);
   });
 
   it("does nothing at later boots, so that what was changed over SSH stays", () => {

@@ -49,6 +49,7 @@ async function deploy(aws: object): Promise<void> {
       machines,
       access: pulumi.secret({ region: "eu-central-1", secretKey: "SECRET" }),
       lookup: {
+        missing: {},
         images: { x86: "ami-x86", arm: "ami-arm" },
         instances: [
           { ...running, stack: "another checkout's", builder: "x86", image: "ami-theirs", generation: "theirs" },

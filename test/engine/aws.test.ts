@@ -265,9 +265,9 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
     client,
     failingUp,
   }) => {
-    fleet.configure(configuration([own], { nixosRelease: "24.05" }));
+    fleet.configure(configuration([own], { nixosRelease: "30.11" }));
     expect(await failingUp()).toMatch(
-      /there is no image of NixOS 24\.05 for \S+ in eu-central-1; there are 25\.05, 25\.11/,
+      /there is no image of NixOS 30\.11 for \S+ in eu-central-1; there are \S+ \(newest of 2026-01-01\), \S+ \(newest of 2026-02-01\)/,
     );
     fleet.configure(configuration([{ ...own, candidates: [system === "x86_64-linux" ? "c9i.large" : "c9g.large"] }]));
     expect(await failingUp()).toMatch(

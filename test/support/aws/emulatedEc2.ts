@@ -10,6 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { setTimeout as delay } from "node:timers/promises";
+import { currentRelease, oldestRelease } from "../../../src/nixosRelease.ts";
 import { findMoto } from "../../../tools/setup/moto.ts";
 import { Host } from "../hcloud/host.ts";
 import { instanceHost, type Metadata } from "./instance.ts";
@@ -28,8 +29,8 @@ export interface Refusal {
 /** Decides about a request; `undefined`: it is answered as usual. */
 export type Fault = (request: Ec2Request) => Refusal | undefined;
 
-/** Releases of NixOS that have images here. */
-export const releases = ["25.05", "25.11"] as const;
+/** Releases of NixOS that have images here; those of the second are newer. */
+export const releases = [oldestRelease, currentRelease] as const;
 
 /** Networks of all emulated clouds of this process, none twice. */
 let nextNetwork = 0;
