@@ -300,25 +300,28 @@ describe("the flake's module", () => {
     );
   });
 
-  test("is what the flake exports for both, beside a shell for every system", () => {
-    const flake = fileURLToPath(new URL("../../nixos/flake.nix", import.meta.url));
-    const outputs = evaluate(`
+  test.each(["nixos/flake.nix", "flake.nix"])(
+    "is what %s exports for both, beside a shell for every system",
+    (name) => {
+      const flake = fileURLToPath(new URL(`../../${name}`, import.meta.url));
+      const outputs = evaluate(`
       let
         lib.genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
         pkgs = { mkShell = shell: map (package: package.name) shell.packages; pulumiPackages.pulumi-nodejs.name = "pulumi-nodejs"; }
           // lib.genAttrs [ "nodejs_24" "pulumi" "nix" "openssh" "git" "jq" "actionlint" ] (name: { inherit name; });
         nixpkgs = { inherit lib; legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" "x86_64-darwin" "aarch64-darwin" ] (_: pkgs); };
-        outputs = (import ${flake}).outputs { inherit nixpkgs; self = { }; };
+        outputs = (import ${flake}).outputs { inherit nixpkgs; self = { }; nix-darwin = { }; home-manager = { }; };
       in
       {
         modules = map toString [ outputs.nixosModules.default outputs.darwinModules.default ];
         shells = builtins.mapAttrs (_: shells: shells.default) outputs.devShells;
       }
     `) as { modules: string[]; shells: Record<string, string[]> };
-    expect(outputs.modules).toEqual([clientModule, clientModule]);
-    expect(Object.keys(outputs.shells)).toHaveLength(4);
-    expect(outputs.shells["x86_64-linux"]).toContain("pulumi-nodejs");
-  });
+      expect(outputs.modules).toEqual([clientModule, clientModule]);
+      expect(Object.keys(outputs.shells)).toHaveLength(4);
+      expect(outputs.shells["x86_64-linux"]).toContain("pulumi-nodejs");
+    },
+  );
 });
 
 describe("the home-manager module", () => {

@@ -19,11 +19,16 @@ it.each([
   const script = `#!/bin/sh\necho "$*"\ncase "$*" in "${failing} "*) exit 7 ;; esac\n`;
   writeFileSync(join(directory, "npm"), script, { mode: 0o755 });
   const env = { ...process.env, PATH: [directory, process.env["PATH"]].join(delimiter) };
-  const { status, stdout } = spawnSync(join(checkout, ".ci", "run"), { env, encoding: "utf8", timeout: 10_000 });
+  const { status, stdout, stderr } = spawnSync(join(checkout, ".ci", "run"), {
+    env,
+    encoding: "utf8",
+    timeout: 10_000,
+  });
   expect(stdout.split("\n").map((line) => line.replace(" --loglevel=silent", ""))).toEqual([
     "run test:aws",
     "test",
     "",
   ]);
   expect(status).toBe(code);
+  expect(stderr).toMatch(/^Not run here: `nix flake check`, .* needs nixpkgs, .*ci\.yml runs it\.\n$/);
 });
