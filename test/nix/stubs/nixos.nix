@@ -1,5 +1,5 @@
 # NixOS, as far as our modules set options: their types, and what NixOS itself defines of them, at its own priority and order. Read from
-# nixpkgs of 25.11, 26.05 and 26.11, which differ in none of it; the modules' names stand beside each part.
+# nixpkgs of July 2026 (26.11pre), whose files are named at each part; what 26.05 itself makes of our modules, `nix flake check` says.
 { config, lib, ... }:
 let
   inherit (lib) mkIf mkOption types;
