@@ -4,12 +4,15 @@
 #
 #   FLEET_DIRECTORY  the builder's folder; the container sees root, state, log, run and conf of it at the same paths, and tmp as /builds
 #   FLEET_BINDS      folders of the host that the container sees beside the system's, one a line
-#   FLEET_ROUTES     what no build may reach over the network: lines for `ip -batch`; empty: nothing is known, and there is no way out
+#   FLEET_REFUSED    what nothing in it may reach over the network, addresses and prefixes, one a line; empty: there is no way out
 #   FLEET_PASTA      the program that carries what the container sends to the network; empty: there is no way out
-#   FLEET_USER_NS    1: file descriptor 3 is the user namespace to enter; empty: this process is in it already
+#   FLEET_USER_NS    1: file descriptor 3 is the user namespace to enter; empty: one of this process's user is to be made
 #   FLEET_CACHES     "trusted UID" and "untrusted UID", host ids, one a line: whose sessions keep what in /cache; no UID: they are one user's
 #   FLEET_INIT       init.sh
 #   FLEET_DAEMON     the command of the Nix daemon
+#
+# The mount and network namespaces are this process's already, and belong to another user namespace than the one that the container is to have:
+# root of the container can neither mount there, nor change what is refused, nor send what the kernel hasn't looked at, nor touch the way out.
 set -eu
 directory=$FLEET_DIRECTORY
 new=$directory/container
@@ -76,6 +79,21 @@ ln -s /proc/self/fd dev/fd
 ln -s /proc/self/fd/0 dev/stdin
 ln -s /proc/self/fd/1 dev/stdout
 ln -s /proc/self/fd/2 dev/stderr
+# By this name pasta finds the network that it serves.
+: >netns
+mount --bind /proc/self/ns/net netns
+ip link set lo up || :
+refuse() {
+  case $1 in *:*) family=-6 ;; *) family=-4 ;; esac
+  ip "$family" rule add pref 1 to "$1" prohibit
+}
+while read -r address; do
+  # Where there is no IPv6, there is nothing to refuse; what else can't be refused leaves no way out.
+  case $address in "") continue ;; *:*) [ -e /proc/net/if_inet6 ] || continue ;; esac
+  refuse "$address" || FLEET_PASTA=
+done <<END
+$FLEET_REFUSED
+END
 cp "$FLEET_INIT" init
 if [ -n "$FLEET_PASTA" ]; then cp "$FLEET_PASTA" pasta; fi
 pivot_root . old
@@ -86,6 +104,6 @@ cd /
 
 set -- sh /init "nix-builder-container=$directory/" "$pid"
 if [ -n "$FLEET_USER_NS" ]; then
-  exec nsenter --user=/proc/self/fd/3 -S 0 -G 0 unshare --net --ipc --uts "$@"
+  exec nsenter --user=/proc/self/fd/3 -S 0 -G 0 unshare --ipc --uts "$@"
 fi
-exec "$@"
+exec unshare --user --map-root-user --ipc --uts "$@"

@@ -12,7 +12,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { containerIds, groupMap, kvmGroup, userMap, type IdRange } from "./ids.ts";
 import { setupFolder, type LocalTools } from "./tools.ts";
 import { complain } from "../terminal.ts";
-import { containerResolvConf, nameServer, refusingRoutes } from "./network.ts";
+import { containerResolvConf, nameServer, refusedAddresses } from "./network.ts";
 
 /** What a container is started with. */
 export interface Container {
@@ -82,7 +82,7 @@ export async function startContainer(container: Container): Promise<void> {
     PATH: containerPath(tools),
     FLEET_DIRECTORY: directory,
     FLEET_BINDS: foldersBeside(tools).join("\n"),
-    FLEET_ROUTES: pasta === undefined ? "" : refusingRoutes().join("\n"),
+    FLEET_REFUSED: pasta === undefined ? "" : refusedAddresses().join("\n"),
     FLEET_USER_NS: ids === undefined ? "" : "1",
     FLEET_PASTA: pasta ?? "",
     FLEET_CACHES: (["trusted", "untrusted"] as const)
@@ -92,39 +92,42 @@ export async function startContainer(container: Container): Promise<void> {
     FLEET_DAEMON: daemonCommand(container),
   };
   const log = openSync(`${directory}/container.log`, "w", 0o600);
-  const namespaces = ["--mount", "--pid", "--fork"];
-  const userNamespace = ids === undefined ? undefined : await newUserNamespace(tools, ids);
-  const child = spawn(
-    tools.container.unshare,
-    [
-      ...(ids === undefined ? ["--user", "--map-root-user", "--net", "--ipc", "--uts"] : []),
-      ...[...namespaces, "sh", scripts.container, markOfContainer(directory)],
-    ],
-    {
+  const users = ids === undefined ? undefined : await newUserNamespace(tools, ids);
+  // Another one than the container's, so that the container's root has no rights in its network.
+  const outer = ids === undefined ? undefined : await newUserNamespace(tools, ids, ["--net"]);
+  try {
+    const descriptor = users === undefined ? undefined : openSync(`/proc/${users.pid}/ns/user`, "r");
+    const enter = outer === undefined ? [] : [tools.container.nsenter, `--net=/proc/${outer.pid}/ns/net`];
+    const make = outer === undefined ? ["--user", "--map-root-user", "--net"] : [];
+    const [program, ...words] = [...enter, tools.container.unshare, ...make, "--mount", "--pid", "--fork"];
+    const child = spawn(program, [...words, "sh", scripts.container, markOfContainer(directory)], {
       detached: true,
       cwd: "/",
-      stdio: ["ignore", "pipe", log, userNamespace?.descriptor ?? "ignore"],
+      stdio: ["ignore", "pipe", log, descriptor ?? "ignore"],
       // Nothing of the deployment's environment, which may hold tokens and the state's passphrase.
       env,
-    },
-  );
-  closeSync(log);
-  userNamespace?.close();
-  const [, pid, sleeper] = /^ready (\d+) (\d+)$/.exec(await firstLine(child)) ?? [];
-  if (pid === undefined || sleeper === undefined) {
-    child.kill("SIGKILL");
-    throw new Error(`the container of the builder in ${directory} does not start: ${said(directory)}`);
-  }
-  child.unref();
-  const started = statOf(Number(pid))?.started ?? "";
-  writeFileSync(`${directory}/container.pid`, `${pid} ${started}\n`, { mode: 0o600 });
-  try {
-    if (pasta !== undefined) await openWayOut(container, pid, sleeper);
-    await untilDaemonAnswers(directory);
-  } catch (error) {
-    // This one alone: the start that follows a killed deployment may have ended it, and made another.
-    if (statOf(Number(pid))?.started === started) process.kill(Number(pid), "SIGKILL");
-    throw error;
+    });
+    for (const open of [log, descriptor]) if (open !== undefined) closeSync(open);
+    const [, pid] = /^ready (\d+)$/.exec(await firstLine(child)) ?? [];
+    if (pid === undefined) {
+      child.kill("SIGKILL");
+      throw new Error(`the container of the builder in ${directory} does not start: ${said(directory)}`);
+    }
+    child.unref();
+    const started = statOf(Number(pid))?.started ?? "";
+    try {
+      if (pasta !== undefined) await openWayOut(container, pid, outer?.pid ?? child.pid ?? 0);
+      // From here on sessions enter it.
+      writeFileSync(`${directory}/container.pid`, `${pid} ${started}\n`, { mode: 0o600 });
+      await untilDaemonAnswers(directory);
+    } catch (error) {
+      // This one alone: the start that follows a killed deployment may have ended it, and made another.
+      if (statOf(Number(pid))?.started === started) process.kill(Number(pid), "SIGKILL");
+      throw error;
+    }
+  } finally {
+    users?.close();
+    outer?.close();
   }
 }
 
@@ -215,12 +218,18 @@ function programsOf({ nixDaemon, nixStore, container }: LocalTools): string[] {
   return [nixDaemon, nixStore, unshare, nsenter, setpriv, mount, pivotRoot, ...(ip === undefined ? [] : [ip])];
 }
 
-/** A user namespace in which id 0 is the first of `ids`; this program gives them, as only root may. */
+/**
+ * A user namespace in which id 0 is the first of `ids`; this program gives them, as only root may.
+ *
+ * @param further What unshare is to make beside it; it belongs to that namespace.
+ * @returns A process in it, which is there until `close`.
+ */
 async function newUserNamespace(
   tools: LocalTools,
   ids: IdRange,
-): Promise<{ readonly descriptor: number; close(): void }> {
-  const holder = spawn(tools.container.unshare, ["--user", "sh", "-c", "echo ready; read -r _"], {
+  further: readonly string[] = [],
+): Promise<{ readonly pid: number; close(): void }> {
+  const holder = spawn(tools.container.unshare, ["--user", ...further, "sh", "-c", "echo ready; read -r _"], {
     stdio: ["pipe", "pipe", "pipe"],
     env: { PATH: containerPath(tools) },
   });
@@ -232,28 +241,27 @@ async function newUserNamespace(
   const folder = `/proc/${holder.pid}`;
   writeFileSync(`${folder}/gid_map`, groupMap(ids, kvmGroup()));
   writeFileSync(`${folder}/uid_map`, userMap(ids));
-  const descriptor = openSync(`${folder}/ns/user`, "r");
-  return {
-    descriptor,
-    close: () => {
-      closeSync(descriptor);
-      holder.stdin.end();
-    },
-  };
+  return { pid: holder.pid, close: () => holder.stdin.end() };
 }
 
-/** pasta carries what the container sends, as the container's own user, so that nothing on this machine's loopback can be reached. */
-async function openWayOut({ directory, tools, ids }: Container, pid: string, sleeper: string): Promise<void> {
+/**
+ * pasta carries what the container sends, so that nothing on this machine's loopback can be reached.
+ *
+ * @param pid The container's first process.
+ * @param outer A process in the user namespace that the container's network belongs to.
+ */
+async function openWayOut({ directory, tools, ids }: Container, pid: string, outer: number): Promise<void> {
   const log = openSync(`${directory}/network.log`, "w", 0o600);
-  // Of its namespaces all but the network: pasta's own end is in the host's.
-  const enter = [...enterUser(pid, ids), "--mount", "--pid", "--"];
+  // It has the container's files, and ends with its processes; but its own end of the network is this machine's.
+  const user = [`--user=/proc/${outer}/ns/user`, ...(ids === undefined ? ["--preserve-credentials"] : rootOfNamespace)];
+  const enter = ["--target", pid, ...user, "--mount", "--pid", "--"];
   const closed = ["--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"];
   const options = ["--config-net", ...closed, "--dns-forward", nameServer, "--quiet"];
-  const child = spawn(
-    tools.container.nsenter,
-    [...enter, "/pasta", ...options, "--netns-only", "--netns", `/proc/${sleeper}/ns/net`],
-    { stdio: ["ignore", log, log], detached: true, env: { PATH: containerPath(tools) } },
-  );
+  const child = spawn(tools.container.nsenter, [...enter, "/pasta", ...options, "--netns-only", "--netns", "/netns"], {
+    stdio: ["ignore", log, log],
+    detached: true,
+    env: { PATH: containerPath(tools) },
+  });
   closeSync(log);
   // It goes on in the background once all is set up, and ends with the container.
   const code = await new Promise((done) => {
@@ -268,10 +276,27 @@ async function openWayOut({ directory, tools, ids }: Container, pid: string, sle
   }
 }
 
-/** The words of nsenter that make its process the container's root. */
-export function enterUser(pid: string, ids: IdRange | undefined): string[] {
-  // The only user of a container of an ordinary user is that one, who need not become anybody.
-  return ["--target", pid, "--user", ...(ids === undefined ? ["--preserve-credentials"] : ["-S", "0", "-G", "0"])];
+const rootOfNamespace = ["-S", "0", "-G", "0"];
+
+/**
+ * Words before a command that run it in the container. Nothing enters the container's processes before it is one of its users: as long as it
+ * is somebody of this machine, root of the container could take it over.
+ *
+ * @param pid The container's first process; as a shell's word, for `parent` too.
+ * @param parent The parent of that process.
+ * @param user Id, in the container, of whom the command is to run as; the container of an ordinary user has that one alone.
+ */
+export function enterContainer(
+  { tools, ids }: Pick<Container, "tools" | "ids">,
+  { pid, parent, user }: { readonly pid: string; readonly parent: string; readonly user: string },
+): string[] {
+  const { nsenter, unshare } = tools.container;
+  const target = ["--no-fork", "--target", pid, "--mount", "--pid", "--ipc", "--uts", "--user"];
+  const within = ["--", unshare, "--fork", "--"];
+  if (ids !== undefined) return [nsenter, ...target, "--net", "-S", user, "-G", user, ...within];
+  // Its network belongs to the user namespace around the container's.
+  const outer = [nsenter, "--target", parent, "--user", "--net", "--preserve-credentials", "--"];
+  return [...outer, nsenter, ...target, "--preserve-credentials", ...within];
 }
 
 async function untilDaemonAnswers(directory: string): Promise<void> {

@@ -1,6 +1,6 @@
 /** The configuration files of one local builder, as text. */
 import { defaultsFor, type Size } from "../bootstrap/defaults.ts";
-import { asSingleUser, containerEnvironment, enterUser, socketOf, type Container } from "./container.ts";
+import { asSingleUser, containerEnvironment, enterContainer, socketOf, type Container } from "./container.ts";
 import { accountFiles, containerIds, containerUsers } from "./ids.ts";
 import type { LocalMachine } from "./spec.ts";
 
@@ -60,8 +60,10 @@ function authorizedKeys({ directory, clients, adminPublicKey }: LocalMachine): s
  */
 function forcedCommand(container: Container): string {
   const { directory, tools } = container;
-  const { choose, user, stdio, serve } =
-    container.ids === undefined ? sessionsOfOne(container) : sessionsOfLevels(directory);
+  const { choose, stdio, serve } = container.ids === undefined ? sessionsOfOne(container) : sessionsOfLevels(directory);
+  const enter = enterContainer(container, { pid: "$pid", parent: "$parent", user: "$id" }).map((word) =>
+    word.startsWith("/") ? `'${word}'` : word,
+  );
   const environment = containerEnvironment(directory, tools).map((word) => `'${word}'`);
   return `#!/bin/sh
 refuse() {
@@ -74,9 +76,10 @@ read -r stat 2>/dev/null </proc/$pid/stat || refuse "this builder does not run"
 set -- \${stat##*) }
 # With its start time the pid names the process for good: no other one is entered.
 [ "\${20}" = "$started" ] || refuse "this builder does not run"
+parent=$2
 ${choose}
 enter() {
-  exec '${tools.container.nsenter}' ${user} --mount --pid --net --ipc --uts -- \
+  exec ${enter.join(" ")} \
     $become env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "XDG_CACHE_HOME=/cache/$level" "$@"
 }
 case "\${SSH_ORIGINAL_COMMAND:-}" in
@@ -91,10 +94,8 @@ esac
 
 /** The parts of the forced command that differ between the two kinds of container, as shell. */
 interface Sessions {
-  /** By `$level`: sets `remote`, the store that Nix is told, `become`, words before the command, and what the other parts read. */
+  /** By `$level`: sets `remote`, the store that Nix is told, `become`, words before the command, `id`, who the session is, and what the other parts read. */
   readonly choose: string;
-  /** Words of nsenter: who the session is. */
-  readonly user: string;
   /** Words of nix-daemon. */
   readonly stdio: string;
   /** Commands before `nix-store --serve`. */
@@ -106,14 +107,13 @@ function sessionsOfLevels(directory: string): Sessions {
   return {
     choose: `case $level in trusted) id=${containerIds.trusted} ;; *) id=${containerIds.untrusted} ;; esac
 remote='${daemonStore(directory)}' become=`,
-    user: "--target $pid --user -S $id -G $id",
     stdio: "--stdio",
     serve: "",
   };
 }
 
 /** The container of an ordinary user has that user alone, whom its daemon trusts; a newer Nix can be told not to, over `ssh-ng://`. */
-function sessionsOfOne({ directory, tools, ids }: Container): Sessions {
+function sessionsOfOne({ directory, tools }: Container): Sessions {
   return {
     choose: `case $level in
   trusted) remote='${daemonStore(directory)}' become= untrusted= ;;
@@ -122,7 +122,6 @@ function sessionsOfOne({ directory, tools, ids }: Container): Sessions {
     untrusted='--extra-experimental-features daemon-trust-override --force-untrusted'
     ;;
 esac`,
-    user: enterUser("$pid", ids).join(" "),
     stdio: "--stdio $untrusted",
     serve: `
     [ "$level" = trusted ] || refuse "ssh:// is for fully trusted clients here, take ssh-ng://"`,

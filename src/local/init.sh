@@ -1,17 +1,12 @@
 #!/bin/sh
 # The first process of a local builder's container, as the container's root: keeps the builder's Nix daemon running. container.sh starts it
 # with a mark that tells it from others and the pid that the host knows it by, and with the variables that are listed there. It prints
-# one line: "ready PID PID", its own pid on the host and, in the container, that of a process whose namespaces may be opened.
+# one line: "ready PID", its own pid on the host.
 exec 3<&-
 # Ubuntu gives nobody but the host's root the rights of a user namespace; Nix does without one, as it has build users here.
 { read -r restricted </proc/sys/kernel/apparmor_restrict_unprivileged_userns; } 2>/dev/null || restricted=0
 [ "$restricted" = 0 ] || [ -z "$FLEET_USER_NS" ] || echo 0 >/proc/sys/user/max_user_namespaces
-if [ -n "$FLEET_ROUTES" ]; then
-  # Where the kernel has no IPv6, its routes fail, and there is nothing to refuse.
-  printf '%s\n' "link set lo up" "$FLEET_ROUTES" | ip -force -batch - >&2 || :
-fi
-# Without rights of its own, so that its namespaces may be opened by whoever is of the same user; it says so once that is so.
-setpriv --bounding-set=-all --inh-caps=-all --no-new-privs sh -c "echo ready $2 \$\$; exec sleep 2147483647 >&2" </dev/null &
+echo "ready $2"
 exec >&2 </dev/null
 daemon=
 asked=

@@ -8,14 +8,15 @@ import { networkInterfaces } from "node:os";
  */
 const metadata = ["169.254.0.0/16", "100.100.100.200", "192.0.0.192", "168.63.129.16", "fd00:ec2::254", "fd20:ce::254"];
 
-/** Lines for `ip -batch`: routes that refuse the clouds' metadata and this machine's own addresses. Its loopback is another one anyway. */
-export function refusingRoutes(interfaces = networkInterfaces()): string[] {
+/** What is never meant by what leaves the container: loopbacks, link-local addresses (this machine's own are among them), and groups. */
+const local = ["127.0.0.0/8", "::1", "fe80::/10", "224.0.0.0/4", "ff00::/8"];
+
+/** What a container may not reach: the clouds' metadata, this machine's own addresses, and its loopback. */
+export function refusedAddresses(interfaces = networkInterfaces()): string[] {
   const own = Object.values(interfaces).flatMap((addresses) =>
-    (addresses ?? [])
-      .filter(({ address, internal }) => !internal && !address.startsWith("fe80:"))
-      .map(({ address }) => address),
+    (addresses ?? []).filter(({ internal }) => !internal).map(({ address }) => address),
   );
-  return [...new Set([...metadata, ...own])].map((address) => `route add prohibit ${address}`);
+  return [...new Set([...metadata, ...local, ...own.filter((address) => !address.startsWith("fe80:"))])];
 }
 
 /**

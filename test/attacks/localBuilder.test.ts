@@ -1,15 +1,31 @@
 /** What builds on a builder of this machine, and clients of it, reach of this machine. */
 import { execFileSync, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { connect, createServer, type AddressInfo, type Server } from "node:net";
+import { networkInterfaces, tmpdir } from "node:os";
 import { execa } from "execa";
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { clientEnvironment } from "../../src/client/environment.ts";
-import { enterUser, runningContainer } from "../../src/local/container.ts";
+import { enterContainer, runningContainer } from "../../src/local/container.ts";
 import { startMachine } from "../../src/local/machine.ts";
 import { machineGeneration } from "../../src/local/plan.ts";
 import { storeUri } from "../../src/nix/machinesFile.ts";
+import { kernelArch } from "../../src/nix/system.ts";
 import { DaemonConnection } from "../../src/smoke/daemonConnection.ts";
 import { findLocalTools } from "../../src/local/tools.ts";
 import { wasStopped } from "../support/attack.ts";
@@ -113,25 +129,20 @@ function usersBelow(pid: number): { pid: number; uid: number }[] {
   });
 }
 
-/** Runs a script as the container's root: what a fully trusted client can become. */
-async function asContainerRoot(script: string): Promise<string[]> {
-  const pid = String(runningContainer(directory()) ?? 0);
+/** The words that begin a command of the container's root: what a fully trusted client can become. */
+function asRoot(): string[] {
+  const pid = runningContainer(directory()) ?? 0;
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  const parent = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1] ?? "";
   // As machine.ts decides: the ids that the store has.
   const ids = isRoot ? { first: statSync(`${directory()}/root`).uid, count: 256 } : undefined;
-  const words = [
-    ...enterUser(pid, ids),
-    "--mount",
-    "--pid",
-    "--net",
-    "--ipc",
-    "--uts",
-    "--",
-    "/busybox",
-    "sh",
-    "-c",
-    script,
-  ];
-  const { all } = await execa("nsenter", words, { all: true, reject: false });
+  return enterContainer({ tools: findLocalTools(system), ids }, { pid: String(pid), parent, user: "0" });
+}
+
+/** Runs a script as the container's root. */
+async function asContainerRoot(script: string): Promise<string[]> {
+  const [program, ...words] = [...asRoot(), "/busybox", "sh", "-c", script];
+  const { all } = await execa(program, words, { all: true, reject: false });
   return all.split("\n");
 }
 
@@ -207,7 +218,37 @@ describe("a build with network", () => {
     wasStopped({
       attack: "a fixed-output build looks around",
       tried: `connects to services on 127.0.0.1 and on ${own}, to a builder's sshd, to 169.254.169.254`,
-      stopped: "it has a network of its own, with routes that refuse this machine and the clouds' metadata",
+      stopped: "it has a network of its own, with rules that refuse this machine and the clouds' metadata",
+    });
+  });
+
+  it("reaches this machine by no link-local address, and metadata by no route that the machine has", async () => {
+    const everywhere = await service("::");
+    const pid = String(runningContainer(directory()) ?? 0);
+    const addresses = Object.entries(networkInterfaces()).flatMap(([name, list]) =>
+      (list ?? []).filter(({ address }) => address.startsWith("fe80:")).map(({ address }) => `${address}%${name}`),
+    );
+    if (isRoot) {
+      const enter = ["--target", pid, "--net", "--", "ip"];
+      const { stdout } = await execa("nsenter", [...enter, "-o", "link"]);
+      // pasta's end, named as this machine's; without pasta there is the loopback alone.
+      const device = /^\d+: (?!lo:)([^:@]+)/m.exec(stdout)?.[1] ?? "lo";
+      // As a cloud's DHCP gives it to machines, and pasta copies it.
+      await execa("nsenter", [...enter, "route", "add", "169.254.169.254/32", "dev", device]);
+    }
+    const lines = await build(
+      [...addresses.map((address) => `${address} ${everywhere.port}`), "169.254.169.254 80"]
+        .map((place) => `echo "${place}: $(busybox timeout 5 busybox nc ${place} </dev/null 2>&1)"`)
+        .join("\n"),
+      fixedOutput,
+    );
+    expect(everywhere.connections()).toBe(0);
+    if (isRoot) expect(lines.join("\n")).toMatch(/169\.254\.169\.254 80: .*Permission denied/);
+    wasStopped({
+      attack: "a fixed-output build looks around by other ways",
+      tried:
+        "connects to this machine's link-local addresses, and to 169.254.169.254 where the machine has a route to it",
+      stopped: "rules, which count before any route, refuse both",
     });
   });
 
@@ -333,11 +374,11 @@ describe("whoever is root of a builder's container", () => {
        mount -t tmpfs none /usr && echo HOLE mount
        mknod /tmp/sda b 8 0 && echo HOLE device
        echo 1 > /proc/sys/kernel/sysrq && echo HOLE kernel
+       mount -o remount,bind,rw /usr && echo HOLE programs
+       touch /usr/bin/hole && echo HOLE programs
        exit 0`,
     );
-    const holes = lines.filter((line) => line.startsWith("HOLE"));
-    // The container of an ordinary user is made by that user, who may mount in it.
-    expect(holes.filter((hole) => isRoot || !/mount|shell/.test(hole))).toEqual([]);
+    expect(lines.filter((line) => line.startsWith("HOLE"))).toEqual([]);
     wasStopped({
       attack: "a fully trusted client stays",
       tried:
@@ -391,7 +432,113 @@ describe("whoever is root of a builder's container", () => {
   });
 });
 
+/** perl's numbers of system calls. */
+const calls = process.arch === "arm64" ? { ptrace: 117 } : { ptrace: 101 };
+const perl = "/usr/bin/perl";
+if (!existsSync(perl))
+  console.log(`skipped: system calls of the container's root. ${perl} is missing, which makes them`);
+
+describe.runIf(existsSync(perl))("whoever is root of a builder's container, by system calls of its own", () => {
+  it("takes over no session while that is still somebody of this machine", async () => {
+    // Tries to trace whatever process comes next, and says so if it is a user whom the container doesn't have.
+    const script = `
+      use strict; my ($tries, $traced) = (0, 0); my $end = time + 8;
+      open my $last, "<", "/proc/sys/kernel/ns_last_pid" or die;
+      while (time < $end) { for (1 .. 500) {
+        sysseek $last, 0, 0; sysread $last, my $pid, 20; $pid += 0;
+        for my $next ($pid .. $pid + 2) {
+          next if $next == $$ or syscall(${calls.ptrace}, 0x4206, $next, 0, 0) != 0;
+          $traced++;
+          open my $status, "<", "/proc/$next/status" or next;
+          my ($uid) = join("", <$status>) =~ /^Uid:\\t(\\d+)/m;
+          if ($uid == 65534) { print "HOLE $next\\n"; exit }
+        }
+        1 while waitpid(-1, 1) > 0;
+      } }
+      print "traced $traced\\n";`;
+    const [program, ...words] = [...asRoot(), perl, "-e", script];
+    const attacker = execa(program, words, { all: true, reject: false });
+    const ssh = ["-F", `${fleet.clientDirectory}/ssh_config`, "-o", "ControlPath=none", "t-a", "nix-daemon --stdio"];
+    const env = clientEnvironment({ clientDirectory: fleet.clientDirectory, store: `${fleet.directory}/store` });
+    const sessions = new AbortController();
+    const ended = attacker.finally(() => {
+      sessions.abort();
+    });
+    while (!sessions.signal.aborted) await execa("ssh", ssh, { env, stdin: "ignore", reject: false });
+    const { all } = await ended;
+    expect(all.split("\n").filter((line) => isRoot && line.startsWith("HOLE"))).toEqual([]);
+    // What it could trace, it did.
+    expect(Number(/traced (\d+)/.exec(all)?.[1] ?? "0"), all).toBeGreaterThan(0);
+    wasStopped({
+      attack: "a fully trusted client takes over sessions that enter",
+      tried:
+        "as root of the container: PTRACE_SEIZE of each next process while sessions come, to catch one that is root yet",
+      stopped: "what enters is one of the container's users before it is among the container's processes",
+    });
+  });
+
+  it("can't take over the way out of its network, go around what is refused there, or send packets by hand", async () => {
+    const lines = await asContainerRoot(
+      `for process in /proc/[0-9]*; do
+         read -r name < $process/comm; [ "$name" = pasta ] && pasta=\${process#/proc/}
+       done
+       [ -z "$pasta" ] || ${perl} -e 'print "HOLE trace\\n" if syscall(${calls.ptrace}, 0x4206, '$pasta', 0, 0) == 0'
+       ${perl} -MSocket -e 'print "HOLE packets\\n" if socket(my $s, 17, 3, 768); print "HOLE raw\\n" if socket(my $r, AF_INET, 3, 6)'
+       ip rule del pref 1 2>/dev/null && echo HOLE rule
+       ip route add 198.51.100.1/32 dev lo 2>/dev/null && echo HOLE route
+       ip route flush table local 2>/dev/null && echo HOLE local
+       echo "pasta $pasta"`,
+    );
+    expect(lines.filter((line) => line.startsWith("HOLE"))).toEqual([]);
+    wasStopped({
+      attack: "a fully trusted client leaves by the network",
+      tried:
+        "as root of the container: traces pasta, which is in this machine's network; sends packets by hand; changes rules and routes",
+      stopped: "the network belongs to another user namespace, in which the container's root has no rights",
+    });
+  });
+});
+
 describe("a builder's session", () => {
+  it("enters no container whose way out isn't finished", async ({ skip }) => {
+    skip(findLocalTools(system).container.ip === undefined, "ip is missing");
+    const { local } = fleet.builder("t-a");
+    await fleet.kill("t-a");
+    const wait = `${directory()}/run/wait`;
+    execFileSync("mkfifo", ["-m", "666", wait]);
+    const cache = mkdtempSync(`${tmpdir()}/fleet-cache-`);
+    const bin = `${cache}/nix-builder-fleet/bin`;
+    mkdirSync(bin, { recursive: true });
+    copyFileSync(findLocalTools(system).shell, `${bin}/busybox-${kernelArch(system)}`);
+    // The container has that folder, too.
+    writeFileSync(`${bin}/pasta`, `#!/bin/sh\nread -r _ <${wait}\nexit 1\n`, { mode: 0o755 });
+    const present = process.env["XDG_CACHE_HOME"];
+    vi.stubEnv("XDG_CACHE_HOME", cache);
+    onTestFinished(async () => {
+      vi.stubEnv("XDG_CACHE_HOME", present);
+      for (const made of [cache, wait]) rmSync(made, { recursive: true });
+      await fleet.kill("t-a");
+      await fleet.restart("t-a");
+    });
+    const start = startMachine(local, "2");
+    let waiting = -1;
+    await expect
+      .poll(() => {
+        try {
+          // Fails as long as nobody reads.
+          waiting = openSync(wait, constants.O_WRONLY | constants.O_NONBLOCK);
+        } catch {
+          return false;
+        }
+        return true;
+      })
+      .toBe(true);
+    expect(runningContainer(directory())).toBeUndefined();
+    closeSync(waiting);
+    await start;
+    expect(runningContainer(directory())).toBeDefined();
+  });
+
   it("enters nothing when its container's pid is somebody else's by now", async () => {
     const file = `${directory()}/container.pid`;
     const before = readFileSync(file, "utf8");
