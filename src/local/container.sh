@@ -29,15 +29,26 @@ bind() {
   mkdir -p ".$1"
   mount --rbind "$1" ".$1"
 }
+# Its own user may be the one whose files these are.
+show() {
+  bind "$1"
+  # Field 5 has blanks and the like as \040.
+  while read -r _ _ _ _ point _; do
+    case $point in
+      "$where$1" | "$where$1"/*) mount -o remount,bind,ro "$(printf %b "$(printf %s "$point" | sed 's/\\/\\0/g')")" ;;
+    esac
+  done </proc/self/mountinfo
+}
+where=$(printf %s "$new" | sed 's/ /\\040/g')
 for name in bin sbin lib lib32 lib64 libx32 usr; do
   if [ -L "/$name" ]; then
     ln -s "$(readlink "/$name")" "$name"
   elif [ -d "/$name" ]; then
-    bind "/$name"
+    show "/$name"
   fi
 done
 while read -r folder; do
-  [ -z "$folder" ] || bind "$folder"
+  [ -z "$folder" ] || show "$folder"
 done <<END
 $FLEET_BINDS
 END

@@ -2,6 +2,7 @@
 import { execFileSync, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import {
+  chmodSync,
   closeSync,
   constants,
   copyFileSync,
@@ -32,13 +33,20 @@ import { wasStopped } from "../support/attack.ts";
 import { LocalFleet, system } from "../support/localFleet.ts";
 
 let fleet: LocalFleet;
+/** A program of builders in a folder that belongs to whoever runs this. */
+const programs = mkdtempSync(`${tmpdir()}/fleet-programs-`);
 beforeAll(async () => {
   network.up();
+  chmodSync(programs, 0o755);
+  copyFileSync(findLocalTools(system).container.pivotRoot, `${programs}/pivot_root`);
+  vi.stubEnv("PATH", `${programs}:${process.env["PATH"] ?? ""}`);
   fleet = await LocalFleet.start({ alias: "t-a" });
 });
 afterAll(async () => {
   network.down();
   await fleet.stop();
+  vi.unstubAllEnvs();
+  rmSync(programs, { recursive: true });
 });
 
 const isRoot = process.getuid?.() === 0;
@@ -376,9 +384,12 @@ describe("whoever is root of a builder's container", () => {
        echo 1 > /proc/sys/kernel/sysrq && echo HOLE kernel
        mount -o remount,bind,rw /usr && echo HOLE programs
        touch /usr/bin/hole && echo HOLE programs
-       exit 0`,
+       mount -o remount,bind,rw ${programs} && echo HOLE programs
+       echo x >> ${programs}/pivot_root && echo HOLE programs
+       ls ${programs}`,
     );
     expect(lines.filter((line) => line.startsWith("HOLE"))).toEqual([]);
+    expect(lines).toContain("pivot_root");
     wasStopped({
       attack: "a fully trusted client stays",
       tried:
@@ -506,7 +517,7 @@ describe("a builder's session", () => {
     await fleet.kill("t-a");
     const wait = `${directory()}/run/wait`;
     execFileSync("mkfifo", ["-m", "666", wait]);
-    const cache = mkdtempSync(`${tmpdir()}/fleet-cache-`);
+    const cache = `${programs}/cache`;
     const bin = `${cache}/nix-builder-fleet/bin`;
     mkdirSync(bin, { recursive: true });
     copyFileSync(findLocalTools(system).shell, `${bin}/busybox-${kernelArch(system)}`);
@@ -516,7 +527,7 @@ describe("a builder's session", () => {
     vi.stubEnv("XDG_CACHE_HOME", cache);
     onTestFinished(async () => {
       vi.stubEnv("XDG_CACHE_HOME", present);
-      for (const made of [cache, wait]) rmSync(made, { recursive: true });
+      rmSync(wait);
       await fleet.kill("t-a");
       await fleet.restart("t-a");
     });
