@@ -5,7 +5,17 @@
  * made of what util-linux has (unshare, nsenter, setpriv); container.sh says what it sees.
  */
 import { spawn, type ChildProcess } from "node:child_process";
-import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
@@ -99,14 +109,15 @@ export async function startContainer(container: Container): Promise<void> {
     const descriptor = users === undefined ? undefined : openSync(`/proc/${users.pid}/ns/user`, "r");
     const enter = outer === undefined ? [] : [tools.container.nsenter, `--net=/proc/${outer.pid}/ns/net`];
     const make = outer === undefined ? ["--user", "--map-root-user", "--net"] : [];
-    const [program, ...words] = [...enter, tools.container.unshare, ...make, "--mount", "--pid", "--fork"];
-    const child = spawn(program, [...words, "sh", scripts.container, markOfContainer(directory)], {
-      detached: true,
-      cwd: "/",
-      stdio: ["ignore", "pipe", log, descriptor ?? "ignore"],
+    const child = spawnApart(
+      [
+        ...[...enter, tools.container.unshare, ...make, "--mount", "--pid", "--fork"],
+        ...["sh", scripts.container, markOfContainer(directory)],
+      ],
       // Nothing of the deployment's environment, which may hold tokens and the state's passphrase.
       env,
-    });
+      ["ignore", "pipe", log, ...(descriptor === undefined ? [] : [descriptor])],
+    );
     for (const open of [log, descriptor]) if (open !== undefined) closeSync(open);
     const [, pid] = /^ready (\d+)$/.exec(await firstLine(child)) ?? [];
     if (pid === undefined) {
@@ -142,6 +153,36 @@ function fillEtc(etc: string): void {
   mkdirSync(dirname(`${etc}${bundle}`), { recursive: true });
   copyFileSync(authorities, `${etc}${bundle}`);
 }
+
+/**
+ * Starts a program that outlives this one, with these files and no others. What this program has from whoever started it (a folder that a
+ * shell has open) would be handed on otherwise, and through a folder among them a container would reach what lies beside it.
+ *
+ * @param words The program and its arguments.
+ * @param files Its file descriptors, from 0 on.
+ */
+function spawnApart(
+  [program = "", ...words]: readonly string[],
+  env: Readonly<Record<string, string>>,
+  files: readonly (number | "ignore" | "pipe")[],
+): ChildProcess {
+  const nothing = openSync("/dev/null", "r+");
+  const inherited = readdirSync("/proc/self/fd")
+    .map(Number)
+    .filter((descriptor) => {
+      const [, flags = "0"] = /^flags:\s*(\d+)$/m.exec(read(`/proc/self/fdinfo/${descriptor}`)) ?? [];
+      return (parseInt(flags, 8) & closeOnExec) === 0;
+    });
+  const others = Array.from({ length: Math.max(0, Math.max(...inherited) + 1 - files.length) }, (_, index) =>
+    inherited.includes(files.length + index) ? nothing : "ignore",
+  );
+  const child = spawn(program, words, { detached: true, cwd: "/", env, stdio: [...files, ...others] });
+  closeSync(nothing);
+  return child;
+}
+
+/** O_CLOEXEC, as /proc/PID/fdinfo shows it. */
+const closeOnExec = 0o2000000;
 
 /** Has the daemon read its configuration again. Builds under way go on with what they began with. */
 export async function restartDaemon(directory: string): Promise<void> {
@@ -257,11 +298,11 @@ async function openWayOut({ directory, tools, ids }: Container, pid: string, out
   const enter = ["--target", pid, ...user, "--mount", "--pid", "--"];
   const closed = ["--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"];
   const options = ["--config-net", ...closed, "--dns-forward", nameServer, "--quiet"];
-  const child = spawn(tools.container.nsenter, [...enter, "/pasta", ...options, "--netns-only", "--netns", "/netns"], {
-    stdio: ["ignore", log, log],
-    detached: true,
-    env: { PATH: containerPath(tools) },
-  });
+  const child = spawnApart(
+    [tools.container.nsenter, ...enter, "/pasta", ...options, "--netns-only", "--netns", "/netns"],
+    { PATH: containerPath(tools) },
+    ["ignore", log, log],
+  );
   closeSync(log);
   // It goes on in the background once all is set up, and ends with the container.
   const code = await new Promise((done) => {

@@ -19,6 +19,7 @@ import {
 } from "node:fs";
 import { connect, createServer, type AddressInfo, type Server } from "node:net";
 import { networkInterfaces, tmpdir } from "node:os";
+import { resolve } from "node:path";
 import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { clientEnvironment } from "../../src/client/environment.ts";
@@ -420,6 +421,32 @@ describe("whoever is root of a builder's container", () => {
       tried:
         "as root of the container: links out of the container in place of all that is in the builder's folders; then the builder is started again",
       stopped: "root makes and gives away nothing below a folder that the container can write to",
+    });
+  });
+
+  it("has no file that whoever started the builder had open", async () => {
+    const { local } = fleet.builder("t-a");
+    await fleet.kill("t-a");
+    const folder = openSync(fleet.directory, "r");
+    const script = `import { startMachine } from ${JSON.stringify(resolve("src/local/machine.ts"))};
+      await startMachine(JSON.parse(process.env.MACHINE), "2");`;
+    const starter = spawn(process.execPath, ["--input-type=module-typescript", "-e", script], {
+      env: { ...process.env, MACHINE: JSON.stringify(local) },
+      // Node closes, when it starts a program, what it was given in a row.
+      stdio: ["ignore", "inherit", "inherit", ...Array.from({ length: 30 }, () => "ignore" as const), folder],
+    });
+    closeSync(folder);
+    expect(await new Promise((done) => starter.once("exit", done))).toBe(0);
+    const lines = await asContainerRoot(
+      `for process in /proc/[0-9]*; do
+         to=$(readlink $process/fd/33) && [ "$to" != /dev/null ] && echo "HOLE $process $to"
+       done`,
+    );
+    expect(lines.filter((line) => line.startsWith("HOLE"))).toEqual([]);
+    wasStopped({
+      attack: "a fully trusted client looks for open files",
+      tried: "as root of the container: /proc/PID/fd, after a start by a program that had the stack's folder open",
+      stopped: "the container is started with its own files alone",
     });
   });
 
