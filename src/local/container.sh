@@ -9,7 +9,7 @@
 #   FLEET_USER_NS    1: file descriptor 3 is the user namespace to enter; empty: one of this process's user is to be made
 #   FLEET_CACHES     "trusted UID" and "untrusted UID", host ids, one a line: whose sessions keep what in /cache; no UID: they are one user's
 #   FLEET_INIT       init.sh
-#   FLEET_DAEMON     the command of the Nix daemon
+#   FLEET_DAEMON     the command of the Nix daemon, as the shell has it
 #
 # The mount and network namespaces are this process's already, and belong to another user namespace than the one that the container is to have:
 # root of the container can neither mount there, nor change what is refused, nor send what the kernel hasn't looked at, nor touch the way out.

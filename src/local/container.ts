@@ -2,7 +2,7 @@
  * The container of one local builder: its own users, files, processes and network, with the builder's Nix daemon in it.
  *
  * Whoever runs `npm start`, nothing in it is root on this machine: its root is an id that nobody has, or the ordinary user who runs it. It is
- * made of what util-linux has (unshare, nsenter, setpriv); container.sh says what it sees.
+ * made of what util-linux has (unshare, nsenter); container.sh says what it sees.
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import {
@@ -208,7 +208,7 @@ export function socketOf(directory: string): string {
   return `${directory}/run/socket`;
 }
 
-/** The variables with which Nix runs in the container, as shell words. */
+/** The variables with which Nix runs in the container. */
 export function containerEnvironment(directory: string, tools: LocalTools): string[] {
   return [
     `PATH=${containerPath(tools)}`,
@@ -227,7 +227,12 @@ function daemonCommand({ directory, tools, ids }: Container): string {
   const cache = `XDG_CACHE_HOME=${directory}/state/cache`;
   const words = ["env", "-i", ...containerEnvironment(directory, tools), cache, "NIX_REMOTE=", tools.nixDaemon];
   const become = ids === undefined ? asSingleUser(tools) : [];
-  return [...become, ...words, "--store", `local?root=${directory}/root`].join(" ");
+  return [...become, ...words, "--store", `local?root=${directory}/root`].map(shellWord).join(" ");
+}
+
+/** A word of a shell script that means itself. */
+export function shellWord(word: string): string {
+  return `'${word.replaceAll("'", `'\\''`)}'`;
 }
 
 /** Words before a command that runs Nix in the container of an ordinary user: as its root, Nix would give up groups, which it may not there. */
@@ -255,8 +260,8 @@ function foldersBeside(tools: LocalTools): string[] {
 
 /** What runs in the container; pasta is copied there. */
 function programsOf({ nixDaemon, nixStore, container }: LocalTools): string[] {
-  const { unshare, nsenter, setpriv, mount, pivotRoot, ip } = container;
-  return [nixDaemon, nixStore, unshare, nsenter, setpriv, mount, pivotRoot, ...(ip === undefined ? [] : [ip])];
+  const { unshare, nsenter, mount, pivotRoot, ip } = container;
+  return [nixDaemon, nixStore, unshare, nsenter, mount, pivotRoot, ...(ip === undefined ? [] : [ip])];
 }
 
 /**

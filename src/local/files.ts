@@ -1,6 +1,13 @@
 /** The configuration files of one local builder, as text. */
 import { defaultsFor, type Size } from "../bootstrap/defaults.ts";
-import { asSingleUser, containerEnvironment, enterContainer, socketOf, type Container } from "./container.ts";
+import {
+  asSingleUser,
+  containerEnvironment,
+  enterContainer,
+  shellWord,
+  socketOf,
+  type Container,
+} from "./container.ts";
 import { accountFiles, containerIds, containerUsers } from "./ids.ts";
 import type { LocalMachine } from "./spec.ts";
 
@@ -62,9 +69,9 @@ function forcedCommand(container: Container): string {
   const { directory, tools } = container;
   const { choose, stdio, serve } = container.ids === undefined ? sessionsOfOne(container) : sessionsOfLevels(directory);
   const enter = enterContainer(container, { pid: "$pid", parent: "$parent", user: "$id" }).map((word) =>
-    word.startsWith("/") ? `'${word}'` : word,
+    word.startsWith("/") ? shellWord(word) : word,
   );
-  const environment = containerEnvironment(directory, tools).map((word) => `'${word}'`);
+  const environment = containerEnvironment(directory, tools).map(shellWord);
   return `#!/bin/sh
 refuse() {
   echo "nix-builder-fleet: $1; refused" >&2
@@ -83,9 +90,9 @@ enter() {
     $become env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "XDG_CACHE_HOME=/cache/$level" "$@"
 }
 case "\${SSH_ORIGINAL_COMMAND:-}" in
-  "nix-daemon --stdio") enter '${tools.nixDaemon}' ${stdio} ;;
+  "nix-daemon --stdio") enter ${shellWord(tools.nixDaemon)} ${stdio} ;;
   "nix-store --serve --write")${serve}
-    enter '${tools.nixStore}' --serve --write
+    enter ${shellWord(tools.nixStore)} --serve --write
     ;;
   *) refuse "this key may only speak the Nix store protocols" ;;
 esac

@@ -14,7 +14,7 @@ asked=
 trap 'asked=1; [ -z "$daemon" ] || kill "$daemon"' HUP
 while :; do
   asked=
-  $FLEET_DAEMON &
+  eval "exec $FLEET_DAEMON" &
   daemon=$!
   # A signal ends a wait, not the daemon, which takes a moment; its connections go on without it.
   while kill -0 "$daemon" 2>/dev/null; do wait "$daemon"; done

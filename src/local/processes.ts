@@ -162,7 +162,7 @@ function isOurs(pid: number): boolean {
     const isUsers = statSync(`/proc/${pid}`).uid === user;
     if (commandOf(pid).includes(markOfContainer(""))) {
       // A shell by any name; in a container of root's it is one of the container's users.
-      return /^(unshare|nsenter|setpriv|sh|dash|bash|ash|busybox.*)$/.test(program) && (isUsers || user === 0);
+      return /^(unshare|nsenter|sh|dash|bash|ash|busybox.*)$/.test(program) && (isUsers || user === 0);
     }
     return /^(sshd|nix|ssh$)/.test(program) && isUsers;
   } catch {

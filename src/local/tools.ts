@@ -12,7 +12,6 @@ export const oldestNix = "2.8";
 export interface ContainerTools {
   readonly unshare: string;
   readonly nsenter: string;
-  readonly setpriv: string;
   readonly mount: string;
   readonly pivotRoot: string;
   /** Both are needed for a way out to the network; `undefined`: builds have none. */
@@ -93,7 +92,6 @@ function findContainerTools(): ContainerTools {
   return {
     unshare: needed("unshare"),
     nsenter: needed("nsenter"),
-    setpriv: needed("setpriv"),
     mount: needed("mount"),
     pivotRoot: needed("pivot_root"),
     ip: optional("ip"),

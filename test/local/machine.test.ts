@@ -13,6 +13,7 @@ import {
 } from "node:fs";
 import { connect, createServer, type Server } from "node:net";
 import { tmpdir, userInfo } from "node:os";
+import { basename } from "node:path";
 import { execa } from "execa";
 import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { clientEnvironment } from "../../src/client/environment.ts";
@@ -215,18 +216,21 @@ describe("a start that is cut off", () => {
 });
 
 describe("a set-up below a path with a blank", () => {
-  it("has its shell in the sandbox of builds all the same", async () => {
+  it("has its shell in the sandbox of builds, and its Nix in the container, all the same", async () => {
     const cache = mkdtempSync(`${tmpdir()}/fleet cache-`);
     const bin = `${cache}/nix-builder-fleet/bin`;
     mkdirSync(bin, { recursive: true });
     const shell = `${bin}/busybox-${kernelArch(system)}`;
-    copyFileSync(findLocalTools(system).shell, shell);
+    const tools = findLocalTools(system);
+    copyFileSync(tools.shell, shell);
+    for (const program of [tools.nixDaemon, tools.nixStore])
+      writeFileSync(`${bin}/${basename(program)}`, `#!/bin/sh\nexec ${program} "$@"\n`, { mode: 0o755 });
     vi.stubEnv("XDG_CACHE_HOME", cache);
     onTestFinished(() => {
       vi.unstubAllEnvs();
       rmSync(cache, { recursive: true });
     });
-    expect(findLocalTools(system).shell).toBe(shell);
+    expect(findLocalTools(system)).toMatchObject({ shell, nix: bin });
     const fleet = await LocalFleet.start({ alias: "t-a" });
     onTestFinished(() => fleet.stop());
     const { exitCode, all } = await fleet.nixBuild(
