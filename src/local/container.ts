@@ -85,7 +85,6 @@ export async function startContainer(container: Container): Promise<void> {
   const { directory, tools, ids } = container;
   mkdirSync(`${directory}/container`, { recursive: true });
   rmSync(`${directory}/container.pid`, { force: true });
-  rmSync(socketOf(directory), { force: true });
   fillEtc(`${directory}/etc`);
   const pasta = tools.container.ip === undefined ? undefined : tools.container.pasta;
   const env = {
@@ -188,7 +187,6 @@ const closeOnExec = 0o2000000;
 export async function restartDaemon(directory: string): Promise<void> {
   const pid = runningContainer(directory);
   if (pid === undefined) throw new Error(`the container of the builder in ${directory} has ended`);
-  rmSync(socketOf(directory), { force: true });
   process.kill(pid, "SIGHUP");
   await untilDaemonAnswers(directory);
 }

@@ -14,6 +14,8 @@ asked=
 trap 'asked=1; [ -z "$daemon" ] || kill "$daemon"' HUP
 while :; do
   asked=
+  # Removed here, not from outside: what lies there is whatever root of the container has put there.
+  rm -rf "$FLEET_DIRECTORY/run/socket"
   eval "exec $FLEET_DAEMON" &
   daemon=$!
   # A signal ends a wait, not the daemon, which takes a moment; its connections go on without it.

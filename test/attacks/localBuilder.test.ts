@@ -424,6 +424,26 @@ describe("whoever is root of a builder's container", () => {
     });
   });
 
+  it("keeps no builder from being started again or told something new by what it puts in place of the socket", async () => {
+    const { local } = fleet.builder("t-a");
+    const socket = `${directory()}/run/socket`;
+    const place = `rm -rf ${socket}; mkdir -p ${socket}/socket; echo x > ${socket}/socket/file`;
+    await asContainerRoot(place);
+    await startMachine({ ...local, maxJobs: 3 }, "5");
+    await expect.poll(() => statSync(socket).isSocket()).toBe(true);
+    await asContainerRoot(place);
+    await fleet.kill("t-a");
+    await fleet.restart("t-a");
+    const { failed, all } = await fleet.nixBuild(derivation("echo > $out"));
+    expect(failed, all).toBe(false);
+    wasStopped({
+      attack: "a fully trusted client keeps the builder down",
+      tried:
+        "as root of the container: a folder in place of the daemon's socket, then another configuration, and another start",
+      stopped: "the container's first process removes what is there before each daemon",
+    });
+  });
+
   it("has no file that whoever started the builder had open", async () => {
     const { local } = fleet.builder("t-a");
     await fleet.kill("t-a");
