@@ -1,5 +1,6 @@
 /** Folders that the fleet makes below `.fleet` of the checkout, and that must all be gone after it. */
-import { chmodSync, lstatSync, readdirSync, rmdirSync, rmSync, unlinkSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { lstatSync, rmdirSync, rmSync, unlinkSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { stackNameProblem } from "../stackName.ts";
 import { complain } from "../terminal.ts";
@@ -20,11 +21,8 @@ export function removeTree(directory: string): void {
     return;
   }
   const present = lstatSync(directory, { throwIfNoEntry: false });
-  if (present?.isDirectory() === true) {
-    // Root needs no mode to remove anything.
-    if (process.getuid?.() !== 0) makeWritable(directory);
-    rmSync(directory, { recursive: true, force: true });
-  } else if (present !== undefined) unlinkSync(directory);
+  if (present?.isDirectory() === true) removeAll(directory);
+  else if (present !== undefined) unlinkSync(directory);
   const stacks = dirname(stack);
   for (let folder = dirname(directory); folder.startsWith(stacks); folder = dirname(folder)) {
     try {
@@ -55,9 +53,13 @@ export function nearestPresent(folder: string): string {
   return lstatSync(folder, { throwIfNoEntry: false }) === undefined ? nearestPresent(dirname(folder)) : folder;
 }
 
-/** Store paths are read-only, and an ordinary user can't remove what is in a read-only folder. Links are left alone. */
-function makeWritable(folder: string): void {
-  chmodSync(folder, 0o700);
-  for (const entry of readdirSync(folder, { withFileTypes: true }))
-    if (entry.isDirectory()) makeWritable(`${folder}/${entry.name}`);
+/**
+ * Removes a folder with everything in it, which builds and clients may have made: links are not followed, and it may be as deep as they like.
+ * It may be gone already.
+ */
+export function removeAll(folder: string): void {
+  // Store paths are read-only, and an ordinary user can't remove what is in a read-only folder. By a program that goes down folder by folder:
+  // a path may be longer than the kernel takes. What it can't change, the removal names.
+  if (process.getuid?.() !== 0) spawnSync("chmod", ["-R", "u+rwx", "--", folder], { stdio: "ignore" });
+  rmSync(folder, { recursive: true, force: true });
 }

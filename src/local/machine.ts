@@ -31,7 +31,7 @@ import {
   statOf,
 } from "./container.ts";
 import { localMachineFiles, shellName, type LocalAccount } from "./files.ts";
-import { removeTree } from "./folders.ts";
+import { removeAll, removeTree } from "./folders.ts";
 import { dropGeneration, presentGeneration, writeGeneration } from "./generation.ts";
 import { idRangeFor } from "./ids.ts";
 import { formerPlace, isLeftAlone, placeHere, placeOf, writePlace, type Place } from "./place.ts";
@@ -109,7 +109,7 @@ async function start(machine: LocalMachine, generation: string): Promise<void> {
     await stopProcesses([markOfContainer(directory)]);
     rmSync(`${directory}/container.inputs`, { force: true });
     // Builds that the end of a container cut off.
-    rmSync(`${directory}/tmp`, { recursive: true, force: true });
+    removeAll(`${directory}/tmp`);
     makeFolders(container);
     await startContainer(container);
     writeFileSync(`${directory}/container.inputs`, inputs);

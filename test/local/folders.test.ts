@@ -49,6 +49,18 @@ describe("what is removed", () => {
     expect(existsSync(`${root}/.fleet/passphrase`)).toBe(true);
   });
 
+  it("is as deep as a build has made it, and read-only", () => {
+    // Root needs no mode, so as an ordinary user does it.
+    vi.spyOn(process, "getuid").mockReturnValue(1000);
+    const name = "d".repeat(200);
+    const script = `i=0; while [ $i -lt 50 ]; do mkdir ${name} && cd -P ${name} || exit 1; i=$((i + 1)); done; chmod 500 .`;
+    execFileSync("bash", ["-c", script], { cwd: `${stacks}/dev/machines/x86/root/nix/store/a` });
+    chmodSync(`${stacks}/dev/machines/x86/root/nix/store/a`, 0o500);
+    removeTree(`${stacks}/dev`);
+    expect(existsSync(`${stacks}/dev`)).toBe(false);
+    everythingElseIsThere();
+  });
+
   it("is a stack, and no other one", () => {
     removeTree(`${stacks}/dev`);
     expect(existsSync(`${stacks}/dev`)).toBe(false);
