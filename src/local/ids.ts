@@ -67,7 +67,9 @@ export function idRangeFor(
   const isFree = ({ first, count }: IdRange): boolean =>
     !taken.some((range) => range.first < first + count && first < range.first + range.count);
   const ofStore = { first: ownerOf(`${directory}/root`) ?? 0, count: blockSize };
-  if (holds(pool, ofStore) && isFree(ofStore)) return ofStore;
+  // Root of the container may have given its store to another one of its users: a block from there would reach into the next one.
+  const isBlock = (ofStore.first - pool.first) % blockSize === 0;
+  if (isBlock && holds(pool, ofStore) && isFree(ofStore)) return ofStore;
   const blocks = Math.floor(pool.count / blockSize);
   const start = createHash("sha256").update(directory).digest().readUInt32BE() % Math.max(1, blocks);
   for (let i = 0; i < blocks; i++) {

@@ -44,11 +44,24 @@ describe("the host's ids for a container", () => {
   });
 
   it.runIf(process.getuid?.() === 0)("stay those that the store has, unless they are an account's", () => {
-    expect(idRangeFor(builderOf(1_879_100_000), wholeHost, "").first).toBe(1_879_100_000);
+    expect(idRangeFor(builderOf(1_879_099_904), wholeHost, "").first).toBe(1_879_099_904);
     for (const owner of [0, 1000]) {
       expect(idRangeFor(builderOf(owner), wholeHost, "").first).toBeGreaterThan(1_000_000_000);
     }
   });
+
+  it.runIf(process.getuid?.() === 0)(
+    "are no other container's, whomever of its users root of the container gives the store to",
+    () => {
+      const directory = builderOf();
+      const own = idRangeFor(directory, wholeHost, "");
+      mkdirSync(`${directory}/root`);
+      for (const user of [1, 100, 255]) {
+        chownSync(`${directory}/root`, own.first + user, own.first);
+        expect(idRangeFor(directory, wholeHost, "")).toEqual(own);
+      }
+    },
+  );
 });
 
 describe("the maps of a container", () => {
