@@ -98,15 +98,21 @@ refuse() {
   case $1 in *:*) family=-6 ;; *) family=-4 ;; esac
   ip "$family" rule add pref 1 to "$1" prohibit
 }
+open=
 while read -r address; do
   # Where there is no IPv6, there is nothing to refuse; what else can't be refused leaves no way out.
   case $address in "") continue ;; *:*) [ -e /proc/net/if_inet6 ] || continue ;; esac
-  refuse "$address" || FLEET_PASTA=
+  refuse "$address" || open=$address
 done <<END
 $FLEET_REFUSED
 END
 cp "$FLEET_INIT" init
-if [ -n "$FLEET_PASTA" ]; then cp "$FLEET_PASTA" pasta; fi
+if [ -n "$open" ]; then
+  printf '#!/bin/sh\necho "the kernel takes no rule that refuses %s (ip rule add)" >&2\nexit 1\n' "$open" >pasta
+  chmod 755 pasta
+elif [ -n "$FLEET_PASTA" ]; then
+  cp "$FLEET_PASTA" pasta
+fi
 pivot_root . old
 umount -l /old
 rmdir /old

@@ -9,10 +9,12 @@ import {
   closeSync,
   copyFileSync,
   existsSync,
+  fstatSync,
   mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
+  readSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
@@ -353,9 +355,16 @@ async function untilDaemonAnswers(directory: string): Promise<void> {
   }
 }
 
-/** The end of what the container's programs said. */
+/** The end of what the container's programs said: they decide how much that is. */
 function said(directory: string): string {
-  return read(`${directory}/container.log`).trim().slice(-2000) || "it said nothing";
+  const file = openSync(`${directory}/container.log`, "r");
+  try {
+    const end = Buffer.alloc(2000);
+    const length = readSync(file, end, 0, end.length, Math.max(0, fstatSync(file).size - end.length));
+    return end.toString("utf8", 0, length).trim() || "it said nothing";
+  } finally {
+    closeSync(file);
+  }
 }
 
 /** Empty where it ends without one. */
