@@ -86,8 +86,9 @@ set -- \${stat##*) }
 parent=$2
 ${choose}
 enter() {
-  exec ${enter.join(" ")} \
-    $become env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "XDG_CACHE_HOME=/cache/$level" "$@"
+  # Outside already: what else sshd has told this session is not the container's.
+  exec env -i ${environment.join(" ")} "NIX_REMOTE=$remote" "XDG_CACHE_HOME=/cache/$level" \
+    ${enter.join(" ")} $become "$@"
 }
 case "\${SSH_ORIGINAL_COMMAND:-}" in
   "nix-daemon --stdio") enter ${shellWord(tools.nixDaemon)} ${stdio} ;;

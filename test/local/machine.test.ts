@@ -263,6 +263,31 @@ describe("a builder's sshd", () => {
   });
 });
 
+describe("a session", () => {
+  it("takes nothing into the container of what sshd has told it", async () => {
+    const folder = mkdtempSync(`${tmpdir()}/fleet-nsenter-`);
+    const { nsenter } = findLocalTools(system).container;
+    writeFileSync(`${folder}/nsenter`, `#!/bin/sh\nenv > ${folder}/environment\nexec ${nsenter} "$@"\n`, {
+      mode: 0o755,
+    });
+    vi.stubEnv("PATH", `${folder}:${process.env["PATH"] ?? ""}`);
+    onTestFinished(() => {
+      vi.unstubAllEnvs();
+      rmSync(folder, { recursive: true });
+    });
+    const fleet = await LocalFleet.start({ alias: "t-a" });
+    onTestFinished(() => fleet.stop());
+    rmSync(`${folder}/environment`, { force: true });
+    const { exitCode, all } = await fleet.nixBuild(
+      `derivation { name = "session"; system = "${system}"; builder = "/bin/sh"; args = [ "-c" "echo built > $out" ]; }`,
+    );
+    expect(exitCode, all).toBe(0);
+    const variables = readFileSync(`${folder}/environment`, "utf8");
+    expect(variables).toContain("NIX_REMOTE=unix://");
+    expect(variables).not.toMatch(/^(SSH_|HOME|USER|LOGNAME|SHELL|MAIL)/m);
+  });
+});
+
 const { shell } = userInfo();
 const isBash = shell?.endsWith("/bash") === true;
 if (!isBash) console.log(`skipped: what ~/.bashrc prints. The login shell is ${String(shell)}, which doesn't read it`);
