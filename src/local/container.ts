@@ -110,9 +110,10 @@ export async function startContainer(container: Container): Promise<void> {
     const descriptor = users === undefined ? undefined : openSync(`/proc/${users.pid}/ns/user`, "r");
     const enter = outer === undefined ? [] : [tools.container.nsenter, `--net=/proc/${outer.pid}/ns/net`];
     const make = outer === undefined ? ["--user", "--map-root-user", "--net"] : [];
+    // --kill-child: where sessions enter by the parent (see `enterContainer`), a container without it would let none in, and count as running.
     const child = spawnApart(
       [
-        ...[...enter, tools.container.unshare, ...make, "--mount", "--pid", "--fork"],
+        ...[...enter, tools.container.unshare, ...make, "--mount", "--pid", "--fork", "--kill-child"],
         ...["sh", scripts.container, markOfContainer(directory)],
       ],
       // Nothing of the deployment's environment, which may hold tokens and the state's passphrase.

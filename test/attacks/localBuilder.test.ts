@@ -138,11 +138,16 @@ function usersBelow(pid: number): { pid: number; uid: number }[] {
   });
 }
 
+/** The parent of the container's first process, outside of it. */
+function parentOfContainer(): string {
+  const stat = readFileSync(`/proc/${runningContainer(directory()) ?? 0}/stat`, "utf8");
+  return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1] ?? "";
+}
+
 /** The words that begin a command of the container's root: what a fully trusted client can become. */
 function asRoot(): string[] {
   const pid = runningContainer(directory()) ?? 0;
-  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-  const parent = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1] ?? "";
+  const parent = parentOfContainer();
   // As machine.ts decides: the ids that the store has.
   const ids = isRoot ? { first: statSync(`${directory()}/root`).uid, count: 256 } : undefined;
   return enterContainer({ tools: findLocalTools(system), ids }, { pid: String(pid), parent, user: "0" });
@@ -660,6 +665,16 @@ describe("a builder that is stopped (SIGSTOP)", () => {
       });
     },
   );
+});
+
+describe("a builder whose container has lost the process that made it", () => {
+  it("is there as before, or started again by the next `up`", async () => {
+    const { local } = fleet.builder("t-a");
+    process.kill(Number(parentOfContainer()), "SIGKILL");
+    await startMachine(local, "6");
+    const { failed, all } = await fleet.nixBuild(derivation("echo > $out"));
+    expect(failed, all).toBe(false);
+  });
 });
 
 describe.runIf(isRoot)("a store that root owned, from before its builder had a container", () => {
