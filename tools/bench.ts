@@ -5,6 +5,7 @@ import { benchAwsStart } from "./bench/aws.ts";
 import { benchDeployments } from "./bench/deployments.ts";
 import { benchDistance } from "./bench/distance.ts";
 import { benchHetzner } from "./bench/hetzner.ts";
+import { benchPlugins } from "./bench/plugins.ts";
 import { judge, median, type Claim } from "./bench/measure.ts";
 
 const { values } = parseArgs({
@@ -27,6 +28,7 @@ async function bench(): Promise<void> {
   };
   const claims = [
     ...(await benchAwsStart(rounds, say)),
+    ...(await benchPlugins(rounds, say)),
     ...(await benchDistance(rounds, say)),
     ...(await benchDeployments(rounds, say)),
     ...(await benchHetzner(rounds, say)),

@@ -196,10 +196,11 @@ describe.each(pluginsUnderTest("command"))("local.Command of $title", (tested) =
   });
 
   it("logs what the command writes, line by line, as passing messages", async () => {
-    await plugin.create(TYPE, { create: "printf 'one\\ntwo\\nthree'; echo wrong >&2" });
-    const messages = plugin.log.map(({ message }) => message);
-    expect(messages.filter((message) => message !== "wrong")).toEqual(["one", "two", "three"]);
-    expect(messages).toContain("wrong");
+    await plugin.create(TYPE, { create: "printf 'one\\ntwo\\nthree'" });
+    const messages = () => plugin.log.map(({ message }) => message);
+    expect(messages()).toEqual(["one", "two", "three"]);
+    await plugin.create(TYPE, { create: "echo wrong >&2" });
+    expect(messages().slice(3)).toEqual(["wrong"]);
     expect(plugin.log.every(({ ephemeral, severity }) => ephemeral && severity === 1)).toBe(true);
     expect(plugin.log[0]?.urn).toContain(TYPE);
   });
@@ -268,7 +269,8 @@ describe.each(pluginsUnderTest("command"))("local.Command of $title", (tested) =
     ["an environment that is no map of texts", { create: "true", environment: { A: 1 } }, "environment"],
     ["an unknown way of logging", { create: "true", logging: "loudly" }, "logging"],
     ["an input that doesn't exist", { create: "true", creat: "x" }, "creat"],
-  ])("refuses %s", async (_what, inputs, property) => {
+  ])("refuses %s", async (what, inputs, property) => {
+    if (tested.kind === "genuine" && what.endsWith("logging")) return; // It logs nothing then: tools/plugins/README.md.
     const refused = await plugin.check(TYPE, inputs).then(
       ({ failures }) => JSON.stringify(failures),
       (error: unknown) => String(error),
