@@ -7,6 +7,7 @@ import { nixVersion } from "../client/settings.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { rowObstacle } from "../nix/trust.ts";
 import { isWritable } from "./clientUse.ts";
+import { nixCommand, wordsForNix } from "./nixWords.ts";
 import { repointOutLinks } from "./outLink.ts";
 import { fetchLogs, type LogHolder } from "./log.ts";
 import { missing, runInRemoteStore } from "./remoteStore.ts";
@@ -40,31 +41,46 @@ export async function runNix({ stack, program, words, remoteStore }: NixRun): Pr
   const localBuilds = remoteStore === undefined && asksForLocalBuilds(words);
   const env = clientEnvironment({ clientDirectory, store, localBuilds });
   // No store of another machine shows its logs: they are brought here, where Nix looks for them.
-  const readsLog = program === "nix" && words[0] === "log";
+  const readsLog = program === "nix" && nixCommand(words) === "log";
   if (readsLog) {
     const { adminPrivateKey } = fleet;
     const holders = logHolders(fleet, remoteStore);
-    await fetchLogs({ words: words.slice(1), env, store, clientDirectory, adminPrivateKey, holders });
+    await fetchLogs({
+      words: words.toSpliced(words.indexOf("log"), 1),
+      env,
+      store,
+      clientDirectory,
+      adminPrivateKey,
+      holders,
+    });
   }
   if (remoteStore !== undefined && !readsLog) {
     const uri = storeUri(findBuilder(fleet, remoteStore));
     const names = recordedStatus(fleet).map(({ name }) => name);
     const builders = fleet.builders.map((builder, index) => ({ ...builder, name: names[index] ?? builder.alias }));
-    return runInRemoteStore({ program, words, env, uri, store, explain: (said) => wrongRemoteStore(said, builders) });
+    return runInRemoteStore({
+      program,
+      words,
+      env,
+      builder: remoteStore,
+      uri,
+      store,
+      explain: (said) => wrongRemoteStore(said, builders),
+    });
   }
   refuseCheck(
     program,
     words,
     recordedStatus(fleet).map(({ name }) => name),
   );
-  if (program === "nix-build" || buildingCommands.includes(words[0] ?? "")) await sayWithoutRows(fleet);
+  if (program === "nix-build" || buildingCommands.includes(nixCommand(words))) await sayWithoutRows(fleet);
   const exitCode = await runAroundLostBuilders({ program, words, env, clientDirectory, machines: fleet.builders });
   if (store !== undefined && exitCode === 0) repointOutLinks(words, store);
   return exitCode;
 }
 
 /** Commands of `nix` that may build. */
-const buildingCommands = ["build", "develop", "run", "shell", "profile"];
+const buildingCommands = ["build", "develop", "flake check", "run", "shell", "profile install", "profile add"];
 
 /**
  * Says which builders this machine's Nix can't use as rows of `builders`, and the way that works.
@@ -95,7 +111,7 @@ async function sayWithoutRows(fleet: UsableFleet): Promise<void> {
  */
 export function refuseCheck(program: NixRun["program"], words: readonly string[], builders: readonly string[]): void {
   const option = program === "nix-build" ? "--check" : "--rebuild";
-  if (!(words.includes("--") ? words.slice(0, words.indexOf("--")) : words).includes(option)) return;
+  if (!wordsForNix(words).includes(option)) return;
   throw new CliError(
     `Nix doesn't build again on another machine, so ${option} would prove nothing: put --remote-store NAME before the arguments ` +
       `(one of ${builders.join(", ")}), build it there once without ${option}, and then with it`,

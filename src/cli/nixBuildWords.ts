@@ -1,4 +1,5 @@
 /** Tells what of `nix-build`'s arguments says what to evaluate from what says how to build. */
+import { refuseStores } from "./nixWords.ts";
 import { CliError } from "./stack.ts";
 
 /** The arguments of one run, for one program each. Where links to the results go is in neither. */
@@ -36,6 +37,7 @@ const options = new Map<
  * @throws CliError where it can't be told whether a word is an option's value or names what to build.
  */
 export function splitNixBuildWords(words: readonly string[]): NixBuildWords {
+  refuseStores(words);
   const evaluation: string[] = [];
   const build: string[] = [];
   for (let index = 0; index < words.length;) {

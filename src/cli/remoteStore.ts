@@ -1,8 +1,11 @@
 /** Builds everything in the store of one builder, and brings back what was asked for. */
+import { readFileSync } from "node:fs";
+import type { Readable } from "node:stream";
 import { execa } from "execa";
 import { complain, say } from "../terminal.ts";
 import * as z from "zod";
 import { splitNixBuildWords } from "./nixBuildWords.ts";
+import { asksAboutNix, remoteUse, withOptions, wordsForNix } from "./nixWords.ts";
 import { link, outLink, refuseOccupied } from "./outLink.ts";
 import { CliError } from "./stack.ts";
 import { pathOf, takeBack, type Result } from "./takeBack.ts";
@@ -13,6 +16,8 @@ export interface RemoteRun {
   readonly words: readonly string[];
   /** Environment that leads Nix to the client's files, and to the store that results come to. */
   readonly env: Record<string, string>;
+  /** The builder's name. */
+  readonly builder: string;
   /** URI of the builder's store. */
   readonly uri: string;
   /** Folder of the client's own store; `undefined`: the machine's. */
@@ -38,6 +43,8 @@ interface Built {
  */
 export async function runInRemoteStore(run: RemoteRun): Promise<number> {
   const { program, words, env, uri, store } = run;
+  const use = program === "nix" ? remoteUse(words, run.builder) : asksAboutNix(words) ? "here" : "build";
+  if (use !== "build") return runWithout(run, use);
   const own = outLink(words);
   const wantsLinks = !words.includes("--no-out-link") && !words.includes("--no-link");
   if (wantsLinks) refuseOccupied(own.name);
@@ -45,7 +52,7 @@ export async function runInRemoteStore(run: RemoteRun): Promise<number> {
   if (typeof built === "number") return built;
   const exitCode = await takeBack({ env, uri, store, ...built });
   if (exitCode !== 0) return exitCode;
-  say(built.printed);
+  if (built.printed !== "") say(built.printed);
   if (wantsLinks) {
     built.results.forEach(({ path }, index) => {
       link(`${own.name}${built.suffixes[index] ?? ""}`, `${store ?? ""}${path}`);
@@ -54,9 +61,31 @@ export async function runInRemoteStore(run: RemoteRun): Promise<number> {
   return 0;
 }
 
+/** Runs what builds nothing. */
+async function runWithout(run: RemoteRun, use: "read" | "here"): Promise<number> {
+  const { program, words, env, uri } = run;
+  const evaluates = wordsForNix(words).includes("path-info");
+  const reading = ["--store", uri, ...(evaluates ? ["--eval-store", evalStore(run)] : [])];
+  const options = use === "read" ? reading : [];
+  const { code, exitCode } = await execa(program, withOptions(words, options), {
+    env: { ...env, NIX_CONFIG: `${env["NIX_CONFIG"] ?? ""}\n${nothingBuilt.join(" = ")}\n` },
+    stdio: "inherit",
+    reject: false,
+  });
+  if (code === "ENOENT") throw missing(program);
+  return exitCode ?? 1;
+}
+
+/** The setting with which an evaluation builds nothing, anywhere. */
+const nothingBuilt = ["allow-import-from-derivation", "false"] as const;
+
+function evalStore({ env }: RemoteRun): string {
+  return env["NIX_REMOTE"] ?? "local";
+}
+
 /** Evaluation goes on in the store that the results come back to. The builder may build: there, it isn't this machine. */
-function remoteOptions({ env, uri }: RemoteRun): string[] {
-  return ["--store", uri, "--eval-store", env["NIX_REMOTE"] ?? "local", "--max-jobs", "auto", "--builders", ""];
+function remoteOptions(run: RemoteRun): string[] {
+  return ["--store", run.uri, "--eval-store", evalStore(run), "--max-jobs", "auto", "--builders", ""];
 }
 
 /**
@@ -66,14 +95,24 @@ function remoteOptions({ env, uri }: RemoteRun): string[] {
  */
 async function runNixBuild(run: RemoteRun): Promise<Built | number> {
   const { words, env, explain } = run;
+  const explained = (exitCode: number | undefined, said: string): number => {
+    const sentence = explain(said);
+    if (sentence !== undefined) complain(`fleet: ${sentence}`);
+    return exitCode ?? 1;
+  };
   const split = splitNixBuildWords(words);
-  const evaluated = await execa("nix-instantiate", ["--no-gc-warning", ...split.evaluation], {
+  // What it reads that has to be built first, this builder builds, too, whatever a person's words say.
+  const own = ["--max-jobs", "0", "--builders", rowOf(run)];
+  const evaluation = execa("nix-instantiate", ["--no-gc-warning", ...split.evaluation, ...own], {
     env,
-    stdio: ["inherit", "pipe", "inherit"],
-    reject: false,
+    stdin: "inherit",
+    stdout: "pipe",
+    ...watched,
   });
+  const saidByEvaluation = endOfWhatIsSaid(evaluation.stderr);
+  const evaluated = await evaluation;
   if (evaluated.code === "ENOENT") throw missing("nix-instantiate");
-  if (evaluated.exitCode !== 0) return evaluated.exitCode ?? 1;
+  if (evaluated.exitCode !== 0) return explained(evaluated.exitCode, saidByEvaluation());
   const wanted = evaluated.stdout.split("\n").filter((line) => line !== "");
   const outputs = wanted.map((line) => {
     const [derivation = "", output = "out"] = line.split("!");
@@ -87,21 +126,11 @@ async function runNixBuild(run: RemoteRun): Promise<Built | number> {
     env,
     stdin: "inherit",
     stdout: "pipe",
-    stderr: ["inherit", "pipe"],
-    // The whole log of a build may be more than there is memory for.
-    buffer: { stderr: false },
-    reject: false,
+    ...watched,
   });
-  let said = "";
-  build.stderr.on("data", (chunk: Buffer) => {
-    said = (said + chunk.toString()).slice(-explained);
-  });
+  const said = endOfWhatIsSaid(build.stderr);
   const { exitCode, stdout } = await build;
-  if (exitCode !== 0) {
-    const sentence = explain(said);
-    if (sentence !== undefined) complain(`fleet: ${sentence}`);
-    return exitCode ?? 1;
-  }
+  if (exitCode !== 0) return explained(exitCode, said());
   const numbers = [...new Set(outputs.map(({ derivation }) => derivation))];
   const paths = stdout.split("\n").filter((line) => line !== "");
   return {
@@ -115,8 +144,25 @@ async function runNixBuild(run: RemoteRun): Promise<Built | number> {
   };
 }
 
+/** The builder's row in the client's `machines`; empty: it has none. */
+function rowOf({ env, uri }: RemoteRun): string {
+  const rows = readFileSync(`${env["NIX_CONF_DIR"] ?? ""}/machines`, "utf8").split("\n");
+  return rows.find((row) => row.startsWith(`${uri} `)) ?? "";
+}
+
+/** What Nix says goes to the terminal, and its end is looked at. The whole log of a build may be more than there is memory for. */
+const watched = { stderr: ["inherit", "pipe"], buffer: { stderr: false }, reject: false } as const;
+
 /** Characters at the end of what Nix said that may tell why it failed. */
-const explained = 64 * 1024;
+const lookedAt = 64 * 1024;
+
+function endOfWhatIsSaid(stderr: Readable): () => string {
+  let said = "";
+  stderr.on("data", (chunk: Buffer) => {
+    said = (said + chunk.toString()).slice(-lookedAt);
+  });
+  return () => said;
+}
 
 /** Of a derivation, or of a path that was named as it is, which old ones call an object and new ones don't. */
 const buildResults = z.array(
@@ -138,16 +184,27 @@ async function runNixNew(run: RemoteRun, outLinkOption: number | undefined): Pro
       word !== "--print-out-paths" &&
       (outLinkOption === undefined || index < outLinkOption || index > outLinkOption + 1),
   );
-  const own = ["--no-link", "--json", "--option", "allow-import-from-derivation", "false"];
-  const build = await execa("nix", [...rest, ...own, ...remoteOptions(run)], {
-    env,
-    // `nix` shows its progress on a terminal only.
-    stdio: ["inherit", "pipe", "inherit"],
-    reject: false,
-  });
+  const start = (more: readonly string[], stderr: "inherit" | "pipe") => {
+    const own = ["--no-link", "--json", "--option", ...nothingBuilt, ...remoteOptions(run), ...more];
+    return execa("nix", withOptions(rest, own), { env, stdio: ["inherit", "pipe", stderr], reject: false });
+  };
+  // `nix` shows its progress on a terminal only.
+  const build = await start([], "inherit");
   if (build.code === "ENOENT") throw missing("nix");
-  if (build.exitCode !== 0) return build.exitCode ?? 1;
-  if (words.includes("--dry-run")) return { results: [], suffixes: [], printed: build.stdout };
+  if (build.exitCode !== 0) {
+    // So what it said is not known here. Evaluated once more, it says it again.
+    const { stderr = "" } = await start(["--dry-run"], "pipe");
+    if (stderr.includes(nothingBuilt[0])) {
+      complain(
+        "fleet: the evaluation reads what has to be built first (import from derivation), and `nix` takes that back from no remote store; use " +
+          `\`fleet build --remote-store ${run.builder}\`, which takes what nix-build takes, or leave out --remote-store`,
+      );
+    }
+    return build.exitCode ?? 1;
+  }
+  if (words.includes("--dry-run")) {
+    return { results: [], suffixes: [], printed: words.includes("--json") ? build.stdout : "" };
+  }
   const built = buildResults.safeParse(JSON.parse(build.stdout));
   if (!built.success) {
     throw new CliError(

@@ -64,6 +64,7 @@ describe.each([["the installed Nix"], ["a current Nix"]])("%s", (which) => {
           words: [...words, "--option", "substituters", "", ...more],
           env: clientEnvironment({ clientDirectory, store }),
           store,
+          builder: "a",
           uri: storeUri(fleet.builder("t-a").machine),
           explain: (text) => {
             problem = text;

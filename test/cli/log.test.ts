@@ -44,9 +44,17 @@ describe.each([["the installed Nix"], ["a current Nix"]])("%s", (which) => {
     try {
       const words = ["-E", expression, "--no-out-link", "--option", "substituters", ""];
       const uri = storeUri(fleet.builder("t-b").machine);
-      expect(await runInRemoteStore({ program: "nix-build", words, env, store, uri, explain: () => undefined })).toBe(
-        0,
-      );
+      expect(
+        await runInRemoteStore({
+          program: "nix-build",
+          words,
+          env,
+          builder: "b",
+          store,
+          uri,
+          explain: () => undefined,
+        }),
+      ).toBe(0);
     } finally {
       for (const spy of said) spy.mockRestore();
     }

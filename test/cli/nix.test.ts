@@ -74,6 +74,7 @@ it("tells what nix-build is to evaluate from how it is to build that", () => {
     evaluation: ["--no-sandbox", "./x.nix", "--builders-use-substitutes"],
     build: ["--no-sandbox", "--builders-use-substitutes", "--check"],
   });
+  expect(() => splitNixBuildWords(["./x.nix", "--store", "s"])).toThrow("--store and --remote-store each say");
   expect(() => splitNixBuildWords(["--http2", "./x.nix"])).toThrow(
     "it can't be told whether ./x.nix belongs to --http2; write `--option http2 VALUE` in its place",
   );

@@ -114,7 +114,7 @@ describe.each([["the installed Nix"], ["a current Nix"]])("%s", (which) => {
       else expect(names).toEqual(expect.arrayContaining(byNix));
       const remote = run(1);
       const uri = storeUri(fleet.builder("t-a").machine);
-      expect(await runInRemoteStore({ ...remote, uri, explain: () => undefined })).toBe(0);
+      expect(await runInRemoteStore({ ...remote, builder: "a", uri, explain: () => undefined })).toBe(0);
       const made = links(folders[1]);
       expect(Object.keys(made)).toEqual(byNix);
       for (const name of byNix) expect(readFileSync(`${folders[0]}/${name}`, "utf8")).toBe(made[name]);

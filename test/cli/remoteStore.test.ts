@@ -47,6 +47,7 @@ async function run(bin: string | undefined, words: readonly string[], program: "
       program,
       words: [...words, program === "nix" ? "--no-link" : "--no-out-link"],
       env: builder.clientEnvironment(bin),
+      builder: "a",
       uri: builder.uri,
       store: builder.store,
       explain: () => undefined,
