@@ -575,7 +575,7 @@ function describeIssue(issue: z.core.$ZodIssue, values: Readonly<Record<string, 
   const where = key === "" ? "configuration" : key;
   if (issue.code === "unrecognized_keys") {
     const unknown = oneLine(issue.keys.map((name) => `'${name}'`).join(", "));
-    return `${where}: unknown key ${unknown}; remove it or fix its spelling`;
+    return `${where}: unknown key ${unknown}; remove it or fix its spelling: allowed are ${issue.message}`;
   }
   const value = issue.path.reduce<unknown>(
     (outer, part) => (typeof outer === "object" && outer !== null ? Reflect.get(outer, part) : undefined),

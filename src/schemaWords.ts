@@ -8,6 +8,7 @@ import type * as z from "zod";
  * know what a name is, not that it is a string.
  */
 export function allowedWords(issue: z.core.$ZodRawIssue): string {
+  if (issue.code === "unrecognized_keys") return keysOf(issue.inst as z.core.$ZodType | undefined);
   const checks = (issue.inst as Partial<z.core.$ZodType> | undefined)?._zod?.def.checks ?? [];
   for (const check of checks) {
     // Each check says by its type that it knows its own issues only; those that are given words say the same of all.
@@ -15,6 +16,12 @@ export function allowedWords(issue: z.core.$ZodRawIssue): string {
     if (typeof words === "string") return words;
   }
   return issue.code === "invalid_type" ? (typesInWords.get(issue.expected) ?? otherwise) : otherwise;
+}
+
+/** Of a map: the keys that may be in it. */
+function keysOf(schema: z.core.$ZodType | undefined): string {
+  const def = (schema as z.core.$ZodTypes | undefined)?._zod.def;
+  return def?.type === "object" ? Object.keys(def.shape).join(", ") : otherwise;
 }
 
 const otherwise = "another value: docs/configuration.md says which";

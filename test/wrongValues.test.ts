@@ -80,14 +80,16 @@ const own = (message: string) => {
   expect(message).not.toMatch(zodsOwn);
   for (const line of message.split("\n")) {
     expect(line).toMatch(
-      /^[\w.[\]-]+: (has no value|missing|.* is not allowed|unknown key)|^(builders|access|services|clients|client|profile|[\w ']+): /,
+      /^[\w.[\]-]+: ((has no value|missing|.* is not allowed); allowed is .{4}|unknown key .*: allowed are \w+)|^(builders|access|services|clients|client|profile|[\w ']+): /,
     );
     expect(line.length).toBeLessThan(1000);
   }
 };
 
 const places = placesIn(configurationSchema).map(({ path }) => path);
-const wrong: unknown[] = [null, "", " ", "nonsense!", 0, -1, 1.5, 1e300, true, [], [null], [[]], ["a b"], {}, { a: 1 }];
+const simple: unknown[] = [null, "", " ", "nonsense!", 0, -1, 1.5, 1e300, true, [], ["a b"], {}, { a: 1 }];
+/** And each of them one deeper. */
+const wrong = [...simple, ...simple.flatMap((value) => [[value], { name: value }, { a: value }])];
 
 describe("a wrong value is refused in this project's words", () => {
   it("is tried at every place of the schema", () => {
@@ -185,7 +187,7 @@ describe("a wrong value is refused in this project's words", () => {
       "a misspelled key",
       ["builders", 0, "hostkey"],
       hostKey,
-      "builders[0]: unknown key 'hostkey'; remove it or fix its spelling",
+      "builders[0]: unknown key 'hostkey'; remove it or fix its spelling: allowed are name, system, ",
     ],
   ])("%s", (_, path, value, words) => {
     expect(refusal(withValue(path, value, "existing"))).toContain(words);

@@ -3,7 +3,7 @@ import { execa } from "execa";
 import { setTimeout as delay } from "node:timers/promises";
 import * as z from "zod";
 import { builderDirectory, signingDirectory, trustingMark } from "../bootstrap/builderFiles.ts";
-import { HcloudError, type HcloudApi } from "../hcloud/api.ts";
+import { HcloudError, understand, type HcloudApi } from "../hcloud/api.ts";
 import { labels } from "../hcloud/inventory.ts";
 import { snapshotLabel } from "../hcloud/schema.ts";
 import { quoted } from "../machineText.ts";
@@ -227,12 +227,13 @@ async function takeSnapshot(
   session: CleaningSession,
   interrupted: Promise<never>,
 ): Promise<number> {
-  const answer = await api.request("POST", `/servers/${server}/actions/create_image`, {
+  const path = `/servers/${server}/actions/create_image`;
+  const answer = await api.request("POST", path, {
     type: "snapshot",
     description: `nix-builder-fleet ${fleet} ${builder}`,
     labels: { [labels.fleet]: fleet },
   });
-  const { id } = created.parse(answer).image;
+  const { id } = understand(created, answer, path).image;
   try {
     await Promise.race([interrupted, api.finish(answer)]);
     if (!(await session.restore())) {

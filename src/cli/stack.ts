@@ -122,6 +122,23 @@ export function parseFleet(stack: string, values: unknown): Fleet {
 }
 
 /**
+ * Stack outputs → keys.
+ *
+ * @throws CliError naming the outputs that aren't there.
+ */
+export function parseKeys(stack: string, values: unknown): z.infer<typeof keys> {
+  const parsed = keys.safeParse(values);
+  if (!parsed.success) {
+    const missing = parsed.error.issues.map(({ path }) => path.join(".")).join(", ");
+    throw new CliError(
+      `the outputs of stack '${stack}' have no ${missing}: another version of this project deployed it, or its keys are gone; run \`npm start\` ` +
+        "(or `npm run pulumi -- up`)",
+    );
+  }
+  return parsed.data;
+}
+
+/**
  * The fleet of a stack, as the Pulumi CLI of this checkout knows it.
  *
  * @throws CliError when there is no such stack or nothing is deployed in it.
@@ -133,7 +150,7 @@ export async function readFleet(stack: string): Promise<UsableFleet> {
   if (result.stderr.trim() !== "") complain(result.stderr.trim());
   const values: unknown = JSON.parse(result.stdout);
   const fleet = parseFleet(stack, values);
-  const { clientSigningKey, ...found } = keys.parse(values);
+  const { clientSigningKey, ...found } = parseKeys(stack, values);
   return { ...fleet, ...found, ...(clientSigningKey !== "" && { clientSigningKey }) };
 }
 

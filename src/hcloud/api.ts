@@ -76,8 +76,9 @@ export class HcloudApi {
     const found: z.infer<T>[] = [];
     for (let page: number | null = 1; page !== null;) {
       const answer = await this.request("GET", `${path}${path.includes("?") ? "&" : "?"}page=${page}&per_page=50`);
-      found.push(...z.array(item).parse(ownValue(z.record(z.string(), z.unknown()).parse(answer), key)));
-      page = pageBody.parse(answer).meta?.pagination.next_page ?? null;
+      const whole = understand(z.record(z.string(), z.unknown()), answer, path);
+      found.push(...understand(z.array(item), ownValue(whole, key), path));
+      page = understand(pageBody, answer, path).meta?.pagination.next_page ?? null;
     }
     return found;
   }
@@ -100,7 +101,8 @@ export class HcloudApi {
           `action ${action.id} of the Hetzner Cloud API did not end within ${limit / 60_000} minutes`,
         );
       await delay(pause);
-      action = actionBody.parse(await this.request("GET", `/actions/${action.id}`)).action;
+      const path = `/actions/${action.id}`;
+      action = understand(actionBody, await this.request("GET", path), path).action;
     }
     if (action.status === "error") {
       throw new HcloudError(action.error?.code ?? "action_failed", action.error?.message ?? "the action failed");
@@ -138,6 +140,23 @@ export class HcloudApi {
       : { code: `status_${response.status}`, message: text.slice(0, 200) };
     throw new HcloudError(code, message);
   }
+}
+
+/**
+ * What an answer says.
+ *
+ * @param path that was asked.
+ * @throws HcloudError with the code `unexpected_answer`, for instance for the page of a proxy.
+ */
+export function understand<T extends z.ZodType>(schema: T, answer: unknown, path: string): z.infer<T> {
+  const parsed = schema.safeParse(answer);
+  if (parsed.success) return parsed.data;
+  const where = parsed.error.issues[0]?.path.join(".") ?? "";
+  throw new HcloudError(
+    "unexpected_answer",
+    `the Hetzner Cloud API answers ${path.replace(/\?.*/, "")} otherwise than expected${where === "" ? "" : ` (${where})`}; ` +
+      "look whether hcloud:endpoint or a proxy answers in its place, or take a newer version of this project",
+  );
 }
 
 function parse(text: string): unknown {

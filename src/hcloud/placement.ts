@@ -1,7 +1,7 @@
 /** Finds out which of a builder's candidates can be had, by taking a place: nothing else makes Hetzner say so. */
 import { createHash } from "node:crypto";
 import * as z from "zod";
-import { HcloudError, type HcloudApi } from "./api.ts";
+import { HcloudError, understand, type HcloudApi } from "./api.ts";
 import { findLabelled, labels, remove } from "./inventory.ts";
 import type { Candidate } from "./schema.ts";
 
@@ -99,8 +99,8 @@ function selectorOf(wanted: Readonly<Record<string, string>>): string {
 
 /** What the API's own list says against a candidate; `undefined`: nothing. */
 async function listedAsUnavailable(api: HcloudApi, { serverType, location }: Candidate): Promise<string | undefined> {
-  const answer = await api.request("GET", `/server_types?name=${serverType}`);
-  const [type] = serverTypes.parse(answer).server_types;
+  const path = `/server_types?name=${serverType}`;
+  const [type] = understand(serverTypes, await api.request("GET", path), path).server_types;
   if (type === undefined) return "there is no such server type any more";
   if (type.locations === undefined || type.locations === null || type.locations.length === 0) return undefined;
   const there = type.locations.find(({ name }) => name === location);

@@ -1,4 +1,8 @@
+import { once } from "node:events";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { resolve } from "node:path";
+import * as z from "zod";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { execa } from "execa";
 import { HcloudApi } from "../../src/hcloud/api.ts";
@@ -55,6 +59,29 @@ describe("the API's client", () => {
     emulated.faults.push(() => "hang up");
     await expect(hasty.request("GET", "/locations")).rejects.toThrow("the Hetzner Cloud API can't be reached: ");
   });
+});
+
+it.each([
+  ["the page of a proxy", "<html>sign in</html>"],
+  ["a list that is none", JSON.stringify({ ssh_keys: "none" })],
+  ["a list of something else", JSON.stringify({ ssh_keys: [{ id: "x" }] })],
+  ["another number of pages", JSON.stringify({ ssh_keys: [], meta: { pagination: { next_page: "two" } } })],
+])("says in words that the API answers with %s", async (_, text) => {
+  const page = createServer((_request, response) => response.end(text)).listen(0, "127.0.0.1");
+  await once(page, "listening");
+  try {
+    const endpoint = `http://127.0.0.1:${(page.address() as AddressInfo).port}`;
+    const asked = new HcloudApi({ token: "t", endpoint }, 10).list(
+      "/ssh_keys?x=y",
+      "ssh_keys",
+      z.object({ id: z.number() }),
+    );
+    await expect(asked).rejects.toThrow(
+      /^the Hetzner Cloud API answers \/ssh_keys otherwise than expected( \([\w.]+\))?; look whether/,
+    );
+  } finally {
+    page.close();
+  }
 });
 
 it("waits for an action only so long, and words of the API that would take over a terminal are plain", async () => {
