@@ -9,12 +9,17 @@ export function keyProblem(path: string): string | undefined {
     if (!file.isFile()) return "is no file";
     const text = readFileSync(path, "utf8");
     if (/^(ssh|ecdsa|sk)-\S+ AAAA/.test(text)) return "is a public key";
+    if (text.startsWith("PuTTY-User-Key-File"))
+      return `is PuTTY's kind of key, which ssh doesn't read (puttygen ${path} -O private-openssh -o NEW)`;
     if (!/^-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----/m.test(text)) return "holds no private key";
     // ssh looks at the mode of files of this user alone.
     if (file.uid === process.getuid?.() && (file.mode & 0o077) !== 0)
       return "is open to others, so that ssh refuses it (chmod 600)";
-  } catch {
-    return "can't be read";
+    if (text.includes("\r")) return `has line ends of Windows, which ssh doesn't read (sed -i 's/\\r$//' ${path})`;
+    if (/-----END [A-Z0-9 ]+-----$/.test(text))
+      return `lacks the line end after its last line, without which ssh doesn't read it (echo >> ${path})`;
+  } catch (error) {
+    return error instanceof Error && "code" in error && error.code === "ENOENT" ? "isn't there" : "can't be read";
   }
   const { status, stderr } = sshTool("ssh-keygen", "-y", "-P", "", "-f", path);
   if (status === 0 || status === null) return undefined;

@@ -1,6 +1,6 @@
 /** Key files as ssh-keygen makes them, and an agent that has them open. */
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { keyProblem } from "../../src/client/keyFile.ts";
@@ -52,6 +52,43 @@ describe.each([
 
     const [, command = "false"] = /`(ssh-keygen .*?)`/.exec(problem) ?? [];
     execFileSync("sh", ["-c", command.replace("-p ", "-p -P secret ")], { stdio: "ignore" });
+    expect(keyProblem(path)).toBeUndefined();
+  });
+});
+
+describe("what is no key that ssh can read", () => {
+  let key: string;
+  beforeAll(() => {
+    execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", `${directory}/key`]);
+    key = readFileSync(`${directory}/key`, "utf8");
+  });
+  const file = (text: string, mode = 0o600): string => {
+    const path = `${mkdtempSync(`${directory}/`)}/id`;
+    writeFileSync(path, text, { mode });
+    return path;
+  };
+
+  it.each<[string, () => string, RegExp]>([
+    ["nothing", () => `${directory}/nowhere`, /^isn't there$/],
+    ["a folder", () => directory, /^is no file$/],
+    ["an empty file", () => file(""), /^holds no private key$/],
+    ["a public key", () => file(readFileSync(`${directory}/key.pub`, "utf8")), /^is a public key$/],
+    ["a key that others may read", () => file(key, 0o644), /^is open to others, so that ssh refuses it \(chmod 600\)$/],
+    ["a key cut off", () => file(key.slice(0, 150)), /^holds no private key that ssh can read$/],
+    ["PuTTY's", () => file("PuTTY-User-Key-File-3: ssh-ed25519\n"), /^is PuTTY's kind of key/],
+  ])("%s is said to be", (_, path, words) => {
+    expect(keyProblem(path())).toMatch(words);
+  });
+
+  it.each([
+    ["has line ends of Windows", () => key.replaceAll("\n", "\r\n")],
+    ["lacks the line end after its last line", () => key.trimEnd()],
+  ])("a key that %s is said to, and the remedy works", (words, text) => {
+    const path = file(text());
+    const problem = keyProblem(path) ?? "";
+    expect(problem.startsWith(words)).toBe(true);
+    const [, command = "false"] = /\((.*)\)$/.exec(problem) ?? [];
+    execFileSync("sh", ["-c", command]);
     expect(keyProblem(path)).toBeUndefined();
   });
 });
