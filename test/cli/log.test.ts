@@ -32,39 +32,57 @@ describe.each([["the installed Nix"], ["a current Nix"]])("%s", (which) => {
     });
   });
 
-  it("shows it after a build in a builder's store, by its result and by its derivation", async () => {
-    const { clientDirectory, directory } = fleet;
-    const store = `${directory}/store-${tag}`;
-    const env = clientEnvironment({ clientDirectory, store });
-    const expression = `derivation { name = "logged-${tag}"; system = "${system}"; builder = "/bin/sh"; args = [ "-c" "echo it is built; echo > $out" ]; }`;
+  /** Builds it in a builder's store, and nowhere else; returns the results. */
+  async function buildThere(expression: string, env: Record<string, string>, store: string): Promise<string[]> {
     const printed: string[] = [];
     const said = [vi.spyOn(console, "error"), vi.spyOn(console, "log")].map((spy) =>
-      spy.mockImplementation((line: string) => printed.push(line)),
+      spy.mockImplementation((line: string) => printed.push(...line.split("\n"))),
     );
     try {
       const words = ["-E", expression, "--no-out-link", "--option", "substituters", ""];
       const uri = storeUri(fleet.builder("t-b").machine);
-      expect(
-        await runInRemoteStore({
-          program: "nix-build",
-          words,
-          env,
-          builder: "b",
-          store,
-          uri,
-          explain: () => undefined,
-        }),
-      ).toBe(0);
+      const explain = () => undefined;
+      expect(await runInRemoteStore({ program: "nix-build", words, env, builder: "b", store, uri, explain })).toBe(0);
     } finally {
       for (const spy of said) spy.mockRestore();
     }
-    const path = printed.find((line) => line.startsWith("/nix/store/")) ?? "";
-    const log = (what: string) => showLog(env, what);
-    expect((await log(path)).exitCode).not.toBe(0);
-    await fetchLogs(searchOf([path], env, store));
-    expect((await log(path)).stdout).toContain("it is built");
-    const derivation = await execa("nix-instantiate", ["-E", expression], { env });
-    expect((await log(derivation.stdout)).stdout).toContain("it is built");
+    return printed.filter((line) => line.startsWith("/nix/store/"));
+  }
+
+  it.each<
+    [string, (built: { derivation: string; result: string; dev: string; file: string; expression: string }) => string[]]
+  >([
+    ["a result", ({ result }) => [result]],
+    ["another output", ({ dev }) => [dev]],
+    ["a derivation", ({ derivation }) => [derivation]],
+    ["a derivation's output", ({ derivation }) => [`${derivation}^dev`]],
+    ["an attribute of a file", ({ file }) => ["--impure", "-f", file, "it"]],
+    ["an expression", ({ expression }) => ["--impure", "--expr", expression]],
+    ["a flake", ({ file }) => [`${dirname(file)}#it`]],
+    ["options before and after", ({ derivation }) => ["--option", "cores", "1", derivation, "--no-use-registries"]],
+  ])("shows it after a build in a builder's store, by %s", async (form, wordsOf) => {
+    const { clientDirectory, directory } = fleet;
+    const store = `${directory}/store-${tag}`;
+    const env = clientEnvironment({ clientDirectory, store });
+    env["NIX_CONFIG"] = `${env["NIX_CONFIG"] ?? ""}substituters =\n`;
+    const name = `logged-${tag}-${form.replaceAll(/\W/g, "-")}`;
+    const expression = `(derivation { name = "${name}"; system = "${system}"; builder = "/bin/sh"; outputs = [ "out" "dev" ]; args = [ "-c" "echo it is built; echo > $out; echo > $dev" ]; })`;
+    const folder = `${directory}/${name}`;
+    mkdirSync(folder);
+    const file = `${folder}/default.nix`;
+    writeFileSync(file, `{ it = ${expression}; }`);
+    writeFileSync(`${folder}/flake.nix`, `{ outputs = _: { packages.${system}.it = ${expression}; }; }`);
+    const results = await buildThere(`let d = ${expression}; in [ d d.dev ]`, env, store);
+    const dev = results.find((path) => path.endsWith("-dev")) ?? "";
+    const result = results.find((path) => path !== dev) ?? "";
+    const derivation = (await execa("nix-instantiate", ["-E", expression], { env })).stdout;
+    const words = wordsOf({ derivation, result, dev, file, expression });
+    // Old ones know no outputs of derivations.
+    if (form === "a derivation's output" && which === "the installed Nix") return;
+    const log = () => execa("nix", ["log", ...words], { env, reject: false, stdin: "ignore" });
+    expect((await log()).exitCode).not.toBe(0);
+    await fetchLogs(searchOf(words, env, store));
+    expect(await log()).toMatchObject({ exitCode: 0, stdout: expect.stringContaining("it is built") as string });
   });
 
   describe("of a builder whose log is not what the name says", () => {
