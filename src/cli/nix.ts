@@ -7,7 +7,7 @@ import { nixVersion } from "../client/settings.ts";
 import { storeUri } from "../nix/machinesFile.ts";
 import { rowObstacle } from "../nix/trust.ts";
 import { isWritable } from "./clientUse.ts";
-import { nixCommand, wordsForNix } from "./nixWords.ts";
+import { asksAboutNix, nixCommand, wordsForNix } from "./nixWords.ts";
 import { repointOutLinks } from "./outLink.ts";
 import { fetchLogs, type LogHolder } from "./log.ts";
 import { missing, runInRemoteStore } from "./remoteStore.ts";
@@ -75,7 +75,7 @@ export async function runNix({ stack, program, words, remoteStore }: NixRun): Pr
   );
   if (program === "nix-build" || buildingCommands.includes(nixCommand(words))) await sayWithoutRows(fleet);
   const exitCode = await runAroundLostBuilders({ program, words, env, clientDirectory, machines: fleet.builders });
-  if (store !== undefined && exitCode === 0) repointOutLinks(words, store);
+  if (store !== undefined && exitCode === 0 && leavesResults(program, words)) repointOutLinks(words, store);
   return exitCode;
 }
 
@@ -120,7 +120,13 @@ export function refuseCheck(program: NixRun["program"], words: readonly string[]
 
 /** Whether a person's arguments let Nix build on this machine after all. */
 export function asksForLocalBuilds(words: readonly string[]): boolean {
-  return words.some((word) => /^-j|^(--)?max-jobs$/.test(word));
+  return wordsForNix(words).some((word) => /^-j|^(--)?max-jobs$/.test(word));
+}
+
+/** Whether it is about results that a person looks for afterwards. */
+export function leavesResults(program: NixRun["program"], words: readonly string[]): boolean {
+  const builds = program === "nix-build" || nixCommand(words) === "build";
+  return builds && !asksAboutNix(words) && !words.includes("--dry-run");
 }
 
 /** A run that may lose builders on its way. */

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { wrongRemoteStore } from "../../src/cli/nix.ts";
+import { asksForLocalBuilds, leavesResults, wrongRemoteStore } from "../../src/cli/nix.ts";
 import { splitNixBuildWords } from "../../src/cli/nixBuildWords.ts";
 
 const builder = (name: string, system: string, supportedFeatures: string[] = [], mandatoryFeatures: string[] = []) => ({
@@ -78,4 +78,23 @@ it("tells what nix-build is to evaluate from how it is to build that", () => {
   expect(() => splitNixBuildWords(["--http2", "./x.nix"])).toThrow(
     "it can't be told whether ./x.nix belongs to --http2; write `--option http2 VALUE` in its place",
   );
+});
+
+it.each<["nix" | "nix-build", string, boolean]>([
+  ["nix-build", "x.nix -A a", true],
+  ["nix-build", "x.nix --dry-run", false],
+  ["nix-build", "--version", false],
+  ["nix", "build .#x", true],
+  ["nix", "--option cores 4 build .#x", true],
+  ["nix", "build --dry-run .#x", false],
+  ["nix", "eval .#build", false],
+  ["nix", "run .#x -- build", false],
+  ["nix", "log .#x", false],
+])("says where the results of `%s %s` are: %s", (program, words, says) => {
+  expect(leavesResults(program, words.split(" "))).toBe(says);
+});
+
+it("takes no word of the program that `nix run` starts for one about builds here", () => {
+  expect(asksForLocalBuilds(["run", ".", "-j4"])).toBe(true);
+  expect(asksForLocalBuilds(["run", ".", "--", "-j4"])).toBe(false);
 });
