@@ -57,7 +57,9 @@ exports.privateKey = key.privateKeyOpenssh;
 exports.remote = remote.stdout;
 `;
 
-describe.skipIf(missing !== undefined).each(pluginSetsUnderTest())("a stack with the $title", ({ tested }) => {
+const sets = pluginSetsUnderTest();
+
+describe.skipIf(missing !== undefined).each(sets)("a stack with the $title", ({ tested }) => {
   const PASSPHRASE = "test";
   let dir: string;
   let server: SshServer;
@@ -68,13 +70,7 @@ describe.skipIf(missing !== undefined).each(pluginSetsUnderTest())("a stack with
     dir = mkdtempSync(join(tmpdir(), "fleet-engine-"));
     server = await SshServer.start("127.22.0.1");
     for (const name of ["bin", "state", "home", "program"]) mkdirSync(join(dir, name));
-    for (const [name, { program, args }] of Object.entries(tested)) {
-      writeFileSync(
-        join(dir, "bin", `pulumi-resource-${name}`),
-        `#!/bin/sh\nexec ${[program, ...args].join(" ")} "$@"\n`,
-      );
-      chmodSync(join(dir, "bin", `pulumi-resource-${name}`), 0o755);
-    }
+    use(tested);
     const program = join(dir, "program");
     writeFileSync(
       join(program, "Pulumi.yaml"),
@@ -106,6 +102,13 @@ describe.skipIf(missing !== undefined).each(pluginSetsUnderTest())("a stack with
     rmSync(dir, { recursive: true, force: true });
   });
 
+  const use = (plugins: typeof tested): void => {
+    for (const [name, { program, args }] of Object.entries(plugins)) {
+      const launcher = join(dir, "bin", `pulumi-resource-${name}`);
+      writeFileSync(launcher, `#!/bin/sh\nexec ${[program, ...args].join(" ")} "$@"\n`);
+      chmodSync(launcher, 0o755);
+    }
+  };
   const pulumi = (...args: string[]): string => {
     try {
       return execFileSync("pulumi", ["--non-interactive", "--color", "never", ...args], options);
@@ -156,6 +159,20 @@ describe.skipIf(missing !== undefined).each(pluginSetsUnderTest())("a stack with
     expect(ran()).toBe("");
   }, 60_000);
 
+  it("is taken over by the other kind without a change, and back", ({ skip }) => {
+    const other = sets.find((set) => set.tested.command.kind !== tested.command.kind);
+    if (other === undefined) return skip("there is only one kind here: tools/plugins/README.md says how to have both");
+    try {
+      use(other.tested);
+      expect(up("--expect-no-changes")).toMatch(/4 unchanged/);
+      pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes");
+    } finally {
+      use(tested);
+    }
+    expect(up("--expect-no-changes")).toMatch(/4 unchanged/);
+    expect(ran()).toBe("");
+  }, 60_000);
+
   it("updates what changed, and replaces on a changed trigger and on what the program names", () => {
     change({ greeting: "hello" });
     expect(up()).toMatch(/1 updated/);
@@ -172,6 +189,8 @@ describe.skipIf(missing !== undefined).each(pluginSetsUnderTest())("a stack with
     expect(() => up()).toThrow(
       /Process exited with status 9: running "echo 'ssh-ed25519 [^']*'; echo oh no; exit 9":[^]*oh no/,
     );
+    change({ remote: "yes 'a long line, of which there are many' | head -c 200000; exit 9" });
+    expect(() => up()).toThrow(/Process exited with status 9:/);
     change({ remote: "echo mended" });
     expect(up()).toMatch(/1 updated/);
   }, 60_000);
