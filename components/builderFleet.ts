@@ -11,7 +11,6 @@ import { ClientDirectory } from "./clientDirectory.ts";
 import { ExistingMachine } from "./machines/existing.ts";
 import type { AwsAccess } from "../src/aws/access.ts";
 import type { AwsLookup } from "../src/aws/lookup.ts";
-import type { HcloudAccess } from "../src/hcloud/api.ts";
 import { LocalEmulation, LocalMachine } from "./machines/local.ts";
 import type * as Aws from "./machines/aws.ts";
 import type * as Hcloud from "./machines/hcloud.ts";
@@ -29,11 +28,11 @@ export interface BuilderFleetArgs {
   /** Systems whose emulation the fleet registers on this machine for its local builders. */
   readonly emulated: readonly System[];
   /** Present where the fleet has builders at Hetzner: only then their plugin's package is loaded. */
-  readonly hcloud?: { readonly machines: typeof Hcloud; readonly access: pulumi.Input<HcloudAccess> };
+  readonly hcloud?: { readonly machines: typeof Hcloud };
   /** Present where the fleet has builders at AWS, for the same reason. */
   readonly aws?: {
     readonly machines: typeof Aws;
-    readonly access: pulumi.Input<AwsAccess>;
+    readonly access: AwsAccess;
     readonly lookup: AwsLookup;
   };
   /** Folder on this machine for what belongs to the stack. Absolute. */
@@ -124,11 +123,7 @@ export class BuilderFleet extends pulumi.ComponentResource {
     );
     const hcloud = args.hcloud && {
       ...args.hcloud,
-      project: new args.hcloud.machines.HcloudProject(
-        "hcloud",
-        { spec, access: args.hcloud.access, adminPublicKey: keys.adminPublicKey },
-        child,
-      ),
+      project: new args.hcloud.machines.HcloudProject("hcloud", { spec, adminPublicKey: keys.adminPublicKey }, child),
     };
     const aws = args.aws && {
       ...args.aws,

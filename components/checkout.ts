@@ -1,5 +1,6 @@
 /** How components run this project's own scripts. */
 import * as pulumi from "@pulumi/pulumi";
+import { stackVariable } from "../src/stackConfig.ts";
 
 /**
  * Arguments that all commands share: nothing of earlier runs in the environment, and standard error alone is logged, whose lines
@@ -25,4 +26,12 @@ export function scriptCommand(script: string, ...words: readonly string[]): stri
     }
   }
   return ["node", "--disable-warning=ExperimentalWarning", `src/${script}`, ...words].join(" ");
+}
+
+/** For the environment of a script that asks a cloud: it reads today's credentials by it, and none stands in a command's inputs. */
+export function stackEnvironment(): Record<string, string> {
+  const [organization, stack] = [pulumi.getOrganization(), pulumi.getStack()];
+  // What backends without organizations call theirs.
+  const whole = organization === "organization" ? stack : `${organization}/${pulumi.getProject()}/${stack}`;
+  return { [stackVariable]: whole };
 }

@@ -1,9 +1,9 @@
 /** The only reader of the stack's configuration. */
 import * as pulumi from "@pulumi/pulumi";
-import { accessVariables as awsVariables, type AwsAccess } from "./aws/access.ts";
+import { accessFrom as awsAccessFrom, noRegion, WrongAwsAccess, type AwsAccess } from "./aws/access.ts";
 import { ConfigurationError, parseFleetSpec, type FleetSpec } from "./fleetSpec.ts";
-import { accessVariables } from "./hcloud/access.ts";
-import type { HcloudAccess } from "./hcloud/api.ts";
+import { accessFrom as hcloudAccessFrom } from "./hcloud/access.ts";
+import type { ConfigurationValues } from "./stackConfig.ts";
 
 /**
  * The fleet that the stack's configuration describes.
@@ -13,10 +13,7 @@ import type { HcloudAccess } from "./hcloud/api.ts";
  * @throws ConfigurationError naming the key, its value and what is allowed; also for a key that does not exist.
  */
 export function readFleetSpec(place: string, localNix: () => string | undefined): FleetSpec {
-  const prefix = `${pulumi.getProject()}:`;
-  const values = Object.entries(pulumi.runtime.allConfig())
-    .filter(([key]) => key.startsWith(prefix))
-    .map(([key, text]) => [key.slice(prefix.length), parseValue(text)] as const);
+  const values = Object.entries(valuesOf(pulumi.getProject())).map(([key, text]) => [key, parseValue(text)] as const);
   return parseFleetSpec(pulumi.getStack(), Object.fromEntries(values), place, localNix);
 }
 
@@ -25,40 +22,35 @@ export function readFleetSpec(place: string, localNix: () => string | undefined)
  *
  * @throws ConfigurationError when there is no token.
  */
-export function readHcloudAccess(): pulumi.Output<HcloudAccess> {
-  const config = new pulumi.Config("hcloud");
-  const token = config.get("token") ?? process.env[accessVariables.token];
-  const endpoint = config.get("endpoint") ?? process.env[accessVariables.endpoint];
-  if (token === undefined || token === "") {
-    throw new ConfigurationError(
-      "hcloud:token: missing; a builder has the provider hcloud, which needs a token with read and write access: " +
-        "`npm run pulumi -- config set --secret hcloud:token …`, or set HCLOUD_TOKEN",
-    );
-  }
-  return pulumi.secret({ token, ...(endpoint !== undefined && endpoint !== "" && { endpoint }) });
+export function requireHcloudAccess(): void {
+  if (hcloudAccessFrom(valuesOf("hcloud")) !== undefined) return;
+  throw new ConfigurationError(
+    "hcloud:token: missing; a builder has the provider hcloud, which needs a token with read and write access: " +
+      "`npm run pulumi -- config set --secret hcloud:token …`, or set HCLOUD_TOKEN",
+  );
 }
 
 /**
- * How to reach AWS: the plugin's own keys, `aws:region`, `aws:profile` and so on, or AWS's variables for the region. Where
- * neither has credentials, AWS's SDK looks for them in its usual places.
+ * How to reach AWS: the plugin's own keys, `aws:region`, `aws:profile` and so on, else AWS's variables.
  *
- * @throws ConfigurationError when there is no region.
+ * @throws ConfigurationError when there is no region, and for each key that is wrong or can't be honoured.
  */
 export function readAwsAccess(): AwsAccess {
-  const config = new pulumi.Config("aws");
-  const value = (key: keyof typeof awsVariables): string | undefined => config.get(key) || undefined;
-  const region = value("region") ?? (process.env["AWS_REGION"] || process.env["AWS_DEFAULT_REGION"]);
-  if (region === undefined || region === "") {
-    throw new ConfigurationError(
-      "aws:region: missing; a builder has the provider aws, which needs a region: " +
-        "`npm run pulumi -- config set aws:region eu-central-1`, or set AWS_REGION",
-    );
+  try {
+    const access = awsAccessFrom(valuesOf("aws"));
+    if (access !== undefined) return access;
+  } catch (error) {
+    throw error instanceof WrongAwsAccess ? new ConfigurationError(error.message) : error;
   }
-  const credentials = (["profile", "accessKey", "secretKey", "token"] as const).flatMap((key) => {
-    const found = value(key);
-    return found === undefined ? [] : [[key, found] as const];
-  });
-  return { region, ...Object.fromEntries(credentials) };
+  throw new ConfigurationError(noRegion);
+}
+
+function valuesOf(namespace: string): ConfigurationValues {
+  return Object.fromEntries(
+    Object.entries(pulumi.runtime.allConfig()).flatMap(([key, value]) =>
+      key.startsWith(`${namespace}:`) ? [[key.slice(namespace.length + 1), value] as const] : [],
+    ),
+  );
 }
 
 /** The engine hands strings over as they are and everything else as JSON. */

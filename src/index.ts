@@ -4,7 +4,7 @@ import { type Client, connectivityState } from "@grpc/grpc-js";
 import * as pulumi from "@pulumi/pulumi";
 import { BuilderFleet } from "../components/builderFleet.ts";
 import { rendering } from "../components/rendering.ts";
-import { readAwsAccess, readFleetSpec, readHcloudAccess } from "./config.ts";
+import { readAwsAccess, readFleetSpec, requireHcloudAccess } from "./config.ts";
 import { ConfigurationError, type FleetSpec } from "./fleetSpec.ts";
 import { planLocalBuilders } from "./local/plan.ts";
 import { refuseWithoutRoom } from "./local/room.ts";
@@ -131,9 +131,8 @@ async function plan() {
     const local = await planLocalBuilders(readFleetSpec(directory, installedNixVersion), directory);
     refuseWithoutRoom(directory, local.spec.builders);
     const usesHcloud = local.spec.builders.some(({ provider }) => provider === "hcloud");
-    const hcloud = usesHcloud
-      ? { access: readHcloudAccess(), machines: await import("../components/machines/hcloud.ts") }
-      : undefined;
+    if (usesHcloud) requireHcloudAccess();
+    const hcloud = usesHcloud ? { machines: await import("../components/machines/hcloud.ts") } : undefined;
     return { ...local, hcloud, aws: await planAws(local.spec) };
   } catch (error) {
     if (error instanceof ConfigurationError || error instanceof MissingTool) throw new pulumi.RunError(error.message);
@@ -148,7 +147,7 @@ async function planAws(spec: FleetSpec) {
   const [{ ec2Client }, { lookUp }] = await Promise.all([import("./aws/api.ts"), import("./aws/lookup.ts")]);
   try {
     const lookup = await lookUp(ec2Client(access), spec, access.region);
-    return { access: pulumi.secret(access), lookup, machines: await import("../components/machines/aws.ts") };
+    return { access, lookup, machines: await import("../components/machines/aws.ts") };
   } catch (error) {
     if (error instanceof Error && ["AwsError", "NotAtAws"].includes(error.name))
       throw new ConfigurationError(error.message);

@@ -8,11 +8,12 @@ import { RouteTableAssociation } from "@pulumi/aws/ec2/routeTableAssociation.js"
 import { SecurityGroup } from "@pulumi/aws/ec2/securityGroup.js";
 import { Subnet } from "@pulumi/aws/ec2/subnet.js";
 import { Vpc } from "@pulumi/aws/ec2/vpc.js";
+import { Provider, type ProviderArgs } from "@pulumi/aws/provider.js";
 import { SecurityGroupEgressRule } from "@pulumi/aws/vpc/securityGroupEgressRule.js";
 import { SecurityGroupIngressRule } from "@pulumi/aws/vpc/securityGroupIngressRule.js";
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
-import { environmentOf, type AwsAccess } from "../../src/aws/access.ts";
+import { regionVariable, type AwsAccess } from "../../src/aws/access.ts";
 import type { AwsLookup } from "../../src/aws/lookup.ts";
 import { NotAtAws, originOf, type Origin } from "../../src/aws/origin.ts";
 import type { Place, Placement } from "../../src/aws/placement.ts";
@@ -20,7 +21,7 @@ import { tags } from "../../src/aws/tags.ts";
 import { builderUsers } from "../../src/bootstrap/builderFiles.ts";
 import { instanceUserData } from "../../src/bootstrap/userData.ts";
 import type { AwsBuilderSpec, FleetSpec } from "../../src/fleetSpec.ts";
-import { commandDefaults, scriptCommand } from "../checkout.ts";
+import { commandDefaults, scriptCommand, stackEnvironment } from "../checkout.ts";
 import { builderNix, builderParameters, provisionNixos } from "../nixos.ts";
 import { SshIdentity } from "../sshIdentity.ts";
 import type { Machine, MachineKeys } from "./machine.ts";
@@ -28,8 +29,8 @@ import type { Machine, MachineKeys } from "./machine.ts";
 /** Arguments of an `AwsAccount`. */
 export interface AwsAccountArgs {
   readonly spec: FleetSpec;
-  /** How this program itself talks to the API; the plugin has the same from the stack's configuration. */
-  readonly access: pulumi.Input<AwsAccess>;
+  /** How AWS is asked. */
+  readonly access: AwsAccess;
   /** What was found at AWS. */
   readonly lookup: AwsLookup;
   readonly adminPublicKey: pulumi.Input<string>;
@@ -44,8 +45,10 @@ export class AwsAccount extends pulumi.ComponentResource {
   readonly subnetIds: pulumi.Input<string>[];
   /** What was found at AWS. */
   readonly lookup: AwsLookup;
+  /** What makes and deletes all that is at AWS. */
+  readonly plugin: Provider;
   /** For scripts that talk to the API. */
-  readonly environment: pulumi.Output<Record<string, string>>;
+  readonly environment: Record<string, string>;
   readonly #held = new Map<string, command.Command>();
   readonly #ids: pulumi.Output<string>[] = [];
   /** Without these, an instance has no way out. */
@@ -53,10 +56,12 @@ export class AwsAccount extends pulumi.ComponentResource {
 
   constructor(name: string, args: AwsAccountArgs, opts?: pulumi.ComponentResourceOptions) {
     super("nix-builder-fleet:index:AwsAccount", name, {}, opts);
-    const { spec, lookup } = args;
-    const child = { parent: this };
+    const { spec, lookup, access } = args;
     this.lookup = lookup;
-    this.environment = pulumi.output(args.access).apply(environmentOf);
+    this.environment = { ...stackEnvironment(), [regionVariable]: access.region };
+    this.plugin = new Provider(`${name}-plugin`, pluginSettings(access), { parent: this });
+    const child = { parent: this };
+    const atAws = { ...child, provider: this.plugin };
     const newStack = scriptCommand("aws/main.ts", "new-stack");
     // Everything carries its tag and so depends on it: it goes last, and finds only what the state never knew of.
     const stack = new command.Command(
@@ -68,6 +73,8 @@ export class AwsAccount extends pulumi.ComponentResource {
         update: newStack,
         delete: scriptCommand("aws/main.ts", "sweep"),
         environment: this.environment,
+        // What is left of one in another region is found, and deleted, there.
+        triggers: [access.region],
       },
       child,
     ).stdout.apply((stdout) => stdout.trim());
@@ -78,12 +85,12 @@ export class AwsAccount extends pulumi.ComponentResource {
     }));
     const vpcId = this.#network(name, spec, lookup);
     this.subnetIds = vpcId.subnetIds;
-    this.keyPair = new KeyPair(`${name}-admin`, { publicKey: args.adminPublicKey, tags: this.named(name) }, child);
+    this.keyPair = new KeyPair(`${name}-admin`, { publicKey: args.adminPublicKey, tags: this.named(name) }, atAws);
     this.#ids.push(this.keyPair.keyPairId);
     this.securityGroup = new SecurityGroup(
       `${name}-builders`,
       { vpcId: vpcId.id, description: "Builders: SSH from the allowed addresses only", tags: this.named(name) },
-      child,
+      atAws,
     );
     this.#ids.push(this.securityGroup.id);
     this.#rules(name, spec.access?.allowedCidrs ?? []);
@@ -181,18 +188,18 @@ export class AwsAccount extends pulumi.ComponentResource {
     lookup: AwsLookup,
   ): { readonly id: pulumi.Input<string>; readonly subnetIds: pulumi.Input<string>[] } {
     const { network } = spec.aws;
-    const child = { parent: this };
+    const atAws = { parent: this, provider: this.plugin };
     if ("subnetIds" in network) {
       return { id: lookup.subnets[0]?.vpcId ?? "", subnetIds: network.subnetIds };
     }
     const own = { tags: this.named(name) };
-    const vpc = new Vpc(`${name}-vpc`, { ...own, cidrBlock: network.ipRange }, child);
-    const gateway = new InternetGateway(`${name}-gateway`, { ...own, vpcId: vpc.id }, child);
-    const table = new RouteTable(`${name}-routes`, { ...own, vpcId: vpc.id }, child);
+    const vpc = new Vpc(`${name}-vpc`, { ...own, cidrBlock: network.ipRange }, atAws);
+    const gateway = new InternetGateway(`${name}-gateway`, { ...own, vpcId: vpc.id }, atAws);
+    const table = new RouteTable(`${name}-routes`, { ...own, vpcId: vpc.id }, atAws);
     const route = new Route(
       `${name}-default-route`,
       { routeTableId: table.id, destinationCidrBlock: "0.0.0.0/0", gatewayId: gateway.id },
-      child,
+      atAws,
     );
     this.#routes.push(route);
     this.#ids.push(vpc.id, gateway.id, table.id);
@@ -201,14 +208,14 @@ export class AwsAccount extends pulumi.ComponentResource {
         `${name}-subnet-${index + 1}`,
         { ...own, vpcId: vpc.id, availabilityZone: zone, cidrBlock: quarter(network.ipRange, index) },
         // Which zones are best may change; a subnet stays where it is.
-        { ...child, ignoreChanges: ["availabilityZone"] },
+        { ...atAws, ignoreChanges: ["availabilityZone"] },
       );
       this.#ids.push(subnet.id);
       this.#routes.push(
         new RouteTableAssociation(
           `${name}-subnet-${index + 1}-routes`,
           { subnetId: subnet.id, routeTableId: table.id },
-          child,
+          atAws,
         ),
       );
       return subnet.id;
@@ -224,7 +231,7 @@ export class AwsAccount extends pulumi.ComponentResource {
         new SecurityGroupIngressRule(
           `${name}-ssh-from-${range.replaceAll(/[^0-9a-f]+/g, "-")}`,
           { ...group, ...cidrOf(range), ipProtocol: "tcp", fromPort: 22, toPort: 22 },
-          { parent: this },
+          { parent: this, provider: this.plugin },
         ),
       );
     }
@@ -233,7 +240,7 @@ export class AwsAccount extends pulumi.ComponentResource {
         new SecurityGroupEgressRule(
           `${name}-out-v${range.includes(":") ? "6" : "4"}`,
           { ...group, ...cidrOf(range), ipProtocol: "-1" },
-          { parent: this },
+          { parent: this, provider: this.plugin },
         ),
       );
     }
@@ -335,6 +342,7 @@ export class AwsMachine extends pulumi.ComponentResource implements Machine {
       },
       {
         ...child,
+        provider: account.plugin,
         dependsOn,
         // These count at birth only: new keys come in over SSH. The image of a running builder is looked up and stays.
         ignoreChanges: ["userData", "keyName"],
@@ -373,6 +381,29 @@ export class AwsMachine extends pulumi.ComponentResource implements Machine {
       .apply(([instanceType, subnetId]) => ({ instanceType, subnetId }));
     this.registerOutputs({ address: this.address, placement: this.placement });
   }
+}
+
+/**
+ * The plugin's own configuration, without what says who asks: that it has from `plugin.ini`, today's each time, also when `destroy` knows
+ * nothing but its state.
+ */
+function pluginSettings(access: AwsAccess): ProviderArgs {
+  const { region, endpoints, defaultTags, useDualstackEndpoint, useFipsEndpoint, customCaBundle } = access;
+  const { allowedAccountIds, forbiddenAccountIds, stsRegion } = access;
+  const given = { defaultTags, useDualstackEndpoint, useFipsEndpoint, customCaBundle, stsRegion };
+  return {
+    ...access.plugin,
+    ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
+    ...(endpoints && { endpoints: [endpoints] }),
+    ...(allowedAccountIds && { allowedAccountIds: [...allowedAccountIds] }),
+    ...(forbiddenAccountIds && { forbiddenAccountIds: [...forbiddenAccountIds] }),
+    region,
+    profile: "nix-builder-fleet",
+    // Below the project's folder, where plugins run: a checkout may move.
+    sharedConfigFiles: ["src/aws/plugin.ini"],
+    // The program has just asked with them; and the genuine plugin would check AWS_ACCESS_KEY_ID instead.
+    skipCredentialsValidation: true,
+  };
 }
 
 function cidrOf(range: string): { cidrIpv6: string } | { cidrIpv4: string } {

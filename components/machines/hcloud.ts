@@ -12,13 +12,12 @@ import { builderUsers } from "../../src/bootstrap/builderFiles.ts";
 import { cloudConfig } from "../../src/bootstrap/cloudConfig.ts";
 import type { Conversion } from "../../src/bootstrap/conversion.ts";
 import type { FleetSpec, HcloudBuilderSpec } from "../../src/fleetSpec.ts";
-import { accessVariables, stackVariable } from "../../src/hcloud/access.ts";
-import type { HcloudAccess } from "../../src/hcloud/api.ts";
+import { labelVariable } from "../../src/hcloud/access.ts";
 import { labels, type Kind } from "../../src/hcloud/inventory.ts";
 import type { Placement } from "../../src/hcloud/placement.ts";
 import type { Candidate } from "../../src/hcloud/schema.ts";
 import { pinnedNixpkgs } from "../../src/nixosRelease.ts";
-import { commandDefaults, scriptCommand } from "../checkout.ts";
+import { commandDefaults, scriptCommand, stackEnvironment } from "../checkout.ts";
 import { builderNix, builderParameters, hcloudNix, provisionNixos } from "../nixos.ts";
 import { SshIdentity } from "../sshIdentity.ts";
 import type { Machine, MachineKeys } from "./machine.ts";
@@ -26,8 +25,6 @@ import type { Machine, MachineKeys } from "./machine.ts";
 /** Arguments of an `HcloudProject`. */
 export interface HcloudProjectArgs {
   readonly spec: FleetSpec;
-  /** How this program itself talks to the API; the plugin has the same from the stack's configuration. */
-  readonly access: pulumi.Input<HcloudAccess>;
   readonly adminPublicKey: pulumi.Input<string>;
 }
 
@@ -40,7 +37,7 @@ export class HcloudProject extends pulumi.ComponentResource {
   readonly subnet: NetworkSubnet | undefined;
   readonly placementGroup: PlacementGroup | undefined;
   /** For scripts that talk to the API. */
-  readonly environment: pulumi.Output<Record<string, string>>;
+  readonly environment = stackEnvironment();
   /** Servers are made after it and so go before it: its own end deletes what servers there are. */
   readonly servers: pulumi.Resource;
   readonly #held = new Map<string, command.Command>();
@@ -50,10 +47,8 @@ export class HcloudProject extends pulumi.ComponentResource {
     super("nix-builder-fleet:index:HcloudProject", name, {}, opts);
     const { spec } = args;
     const child = { parent: this };
-    const access = pulumi.output(args.access);
-    this.environment = access.apply(({ token, endpoint }): Record<string, string> => {
-      return { [accessVariables.token]: token, ...(endpoint && { [accessVariables.endpoint]: endpoint }) };
-    });
+    // The plugin deletes with the token of the last `up`, which may be none any more; the scripts do it with today's.
+    const byScripts = { ...child, retainOnDelete: true };
     const newStack = scriptCommand("hcloud/main.ts", "new-stack");
     // Everything carries its label and so depends on it: it goes last, and finds only what the state never knew of.
     const stack = new command.Command(
@@ -78,27 +73,30 @@ export class HcloudProject extends pulumi.ComponentResource {
       if (builder.provider !== "hcloud" || builder.candidates.length === 1) continue;
       this.#held.set(builder.name, this.#hold(builder, spec.hcloud.baseImage));
     }
-    this.sshKey = this.owns("ssh_keys", new SshKey(`${name}-admin`, { ...own, publicKey: args.adminPublicKey }, child));
+    this.sshKey = this.owns(
+      "ssh_keys",
+      new SshKey(`${name}-admin`, { ...own, publicKey: args.adminPublicKey }, byScripts),
+    );
     const sourceIps = spec.access?.allowedCidrs ?? [];
     const rules = [
       { direction: "in", protocol: "tcp", port: "22", sourceIps },
       { direction: "in", protocol: "icmp", sourceIps },
     ];
-    this.firewall = this.owns("firewalls", new Firewall(`${name}-firewall`, { ...own, rules }, child));
+    this.firewall = this.owns("firewalls", new Firewall(`${name}-firewall`, { ...own, rules }, byScripts));
     const { network, spread } = spec.hcloud;
     if (network !== undefined) {
       const { ipRange, zone } = network;
-      const whole = this.owns("networks", new Network(`${name}-network`, { ...own, ipRange }, child));
+      const whole = this.owns("networks", new Network(`${name}-network`, { ...own, ipRange }, byScripts));
       this.subnet = new NetworkSubnet(
         `${name}-subnet`,
         { networkId: whole.id.apply(Number), type: "cloud", networkZone: zone, ipRange },
-        child,
+        byScripts,
       );
     }
     if (spread) {
       this.placementGroup = this.owns(
         "placement_groups",
-        new PlacementGroup(`${name}-spread`, { ...own, type: "spread" }, child),
+        new PlacementGroup(`${name}-spread`, { ...own, type: "spread" }, byScripts),
       );
     }
     this.servers = new command.Command(
@@ -108,9 +106,7 @@ export class HcloudProject extends pulumi.ComponentResource {
         create: ":",
         update: ":",
         delete: scriptCommand("hcloud/main.ts", "delete-servers"),
-        environment: pulumi
-          .all([this.environment, stack])
-          .apply(([access, id]) => ({ ...access, [stackVariable]: id })),
+        environment: stack.apply((id) => ({ ...this.environment, [labelVariable]: id })),
       },
       {
         ...child,

@@ -2,32 +2,12 @@
 import { EC2Client } from "@aws-sdk/client-ec2";
 import { oneLine } from "../machineText.ts";
 import type { AwsAccess } from "./access.ts";
-
-/** The SDK's connections use no proxy by themselves, and those of Node before 22.21 and 24.5 none at all. */
-const connections = { keepAlive: true, proxyEnv: process.env };
+import { clientSettings } from "./connection.ts";
+import { credentialsOf } from "./credentials.ts";
 
 /** A client, which uses the person's proxy. Calls are retried for some seconds. */
-export function ec2Client({ region, profile, accessKey, secretKey, token, endpoint }: AwsAccess): EC2Client {
-  return new EC2Client({
-    region,
-    maxAttempts: 4,
-    requestHandler: {
-      httpsAgent: connections,
-      requestTimeout: 60_000,
-      connectionTimeout: 10_000,
-      throwOnRequestTimeout: true,
-    },
-    ...(endpoint !== undefined && { endpoint }),
-    ...(profile !== undefined && { profile }),
-    ...(accessKey !== undefined &&
-      secretKey !== undefined && {
-        credentials: {
-          accessKeyId: accessKey,
-          secretAccessKey: secretKey,
-          ...(token !== undefined && { sessionToken: token }),
-        },
-      }),
-  });
+export function ec2Client(access: AwsAccess): EC2Client {
+  return new EC2Client({ ...clientSettings(access, "ec2"), credentials: credentialsOf(access) });
 }
 
 /** What the API refused, or what kept it from being asked; the message is for people. */

@@ -1,7 +1,7 @@
 /** The script behind what a fleet needs of AWS beside its plugin, run by `command.local.Command`. */
 import { randomBytes } from "node:crypto";
 import { text } from "node:stream/consumers";
-import { accessFromEnvironment } from "./access.ts";
+import { currentAccess } from "./access.ts";
 import { asking, ec2Client } from "./api.ts";
 import { findOrphans, findTagged, remove, type Known } from "./inventory.ts";
 import { place, release, type Placement } from "./placement.ts";
@@ -37,8 +37,8 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
   },
   place: async () => {
     const wanted = JSON.parse(await text(process.stdin)) as Placement;
-    const { region } = accessFromEnvironment();
-    const found = await place(ec2Client({ region }), region, wanted, (progress) => {
+    const access = await currentAccess();
+    const found = await place(ec2Client(access), access.region, wanted, (progress) => {
       complain(`${wanted.alias}: ${progress}`);
     });
     sayJson(found, 0);
@@ -50,8 +50,8 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
 };
 
 async function withEc2(action: (ec2: ReturnType<typeof ec2Client>) => Promise<void>): Promise<void> {
-  const { region } = accessFromEnvironment();
-  await asking(region, () => action(ec2Client({ region })));
+  const access = await currentAccess();
+  await asking(access.region, () => action(ec2Client(access)));
 }
 
 await runAction(command, actions);

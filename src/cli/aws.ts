@@ -1,26 +1,21 @@
 /** What `npx fleet` does at AWS by itself: proving that nothing is left. The SDK is loaded only for it. */
-import { accessVariables, type AwsAccess } from "../aws/access.ts";
+import { accessFrom, WrongAwsAccess, type AwsAccess } from "../aws/access.ts";
 import type { Item } from "../aws/inventory.ts";
 import { tags } from "../aws/tags.ts";
 import { remainsAdvice } from "./remains.ts";
-import { CliError, runPulumi } from "./stack.ts";
+import { CliError, readConfiguration } from "./stack.ts";
 
-/** How to reach AWS, from the environment or else the stack's configuration; `undefined`: neither names a region. */
+/**
+ * How to reach AWS, as the plugin does: by the stack's configuration, else by the environment; `undefined`: neither names a region.
+ *
+ * @throws CliError for a key that can't be honoured.
+ */
 export async function findAwsAccess(stack: string): Promise<AwsAccess | undefined> {
-  const env = process.env;
-  const named = env[accessVariables.region] || env["AWS_DEFAULT_REGION"];
-  if (named) return { region: named };
-  const result = await runPulumi(stack, "config", "--json", "--show-secrets");
-  if (result.failed) return undefined;
-  const config = JSON.parse(result.stdout) as Record<string, { value?: string } | undefined>;
-  const value = (key: string): string | undefined => config[`aws:${key}`]?.value;
-  const region = value("region");
-  if (region === undefined) return undefined;
-  const others = (["profile", "accessKey", "secretKey", "token"] as const).flatMap((key) => {
-    const found = value(key);
-    return found === undefined ? [] : [[key, found] as const];
-  });
-  return { region, ...Object.fromEntries(others) };
+  try {
+    return accessFrom(await readConfiguration(stack, "aws"));
+  } catch (error) {
+    throw error instanceof WrongAwsAccess ? new CliError(error.message) : error;
+  }
 }
 
 /**

@@ -1,13 +1,13 @@
 /** What `npx fleet` does at Hetzner Cloud by itself: proving that nothing is left, and baking snapshots. */
 import * as z from "zod";
-import { accessFromEnvironment, accessVariables } from "../hcloud/access.ts";
+import { accessFrom, noToken } from "../hcloud/access.ts";
 import { HcloudApi, HcloudError } from "../hcloud/api.ts";
 import { findLabelled, kinds, labels, type Item } from "../hcloud/inventory.ts";
 import { snapshotLabel } from "../hcloud/schema.ts";
 import { toHostKey } from "../ssh/hostKey.ts";
 import { bake, type Baked } from "./bake.ts";
 import { remainsAdvice } from "./remains.ts";
-import { CliError, runPulumi, stackDirectory } from "./stack.ts";
+import { CliError, readConfiguration, runPulumi, stackDirectory } from "./stack.ts";
 import { complain } from "../terminal.ts";
 import { ownValue } from "../record.ts";
 
@@ -134,26 +134,17 @@ async function findServer(stack: string, builder: string): Promise<number> {
   return Number(found.id);
 }
 
-/** The API with the token of the environment, or else the stack's. */
+/**
+ * The API with the token that the plugin works with: the stack's, else that of the environment.
+ *
+ * @throws CliError where there is none.
+ */
 export async function openApi(stack: string): Promise<HcloudApi> {
-  const configured = async (key: string): Promise<string | undefined> => {
-    const result = await runPulumi(stack, "config", "get", `hcloud:${key}`);
-    return result.failed ? undefined : result.stdout.trim();
-  };
-  const env = { ...process.env };
-  if (!env[accessVariables.token]) {
-    env[accessVariables.token] = await configured("token");
-    env[accessVariables.endpoint] ??= await configured("endpoint");
-  }
-  try {
-    return new HcloudApi(accessFromEnvironment(env), 30_000);
-  } catch (error) {
-    throw asCliError(error);
-  }
+  const access = accessFrom(await readConfiguration(stack, "hcloud"));
+  if (access === undefined) throw new CliError(noToken);
+  return new HcloudApi(access, 30_000);
 }
 
 function asCliError(error: unknown): unknown {
-  return error instanceof HcloudError || (error instanceof Error && error.message.startsWith("there is no token"))
-    ? new CliError(error.message)
-    : error;
+  return error instanceof HcloudError ? new CliError(error.message) : error;
 }

@@ -11,6 +11,7 @@ import { profileNames } from "../nix/profiles.ts";
 import { trustLevels } from "../nix/trust.ts";
 import { backendOf, noSuchStack, stackNames } from "../../tools/stack.ts";
 import { ownValue } from "../record.ts";
+import { valuesIn, type ConfigurationValues } from "../stackConfig.ts";
 
 const checkout = resolve(import.meta.dirname, "../..");
 
@@ -160,6 +161,12 @@ async function explainUnreadable(stack: string, said: string): Promise<string> {
   if (!/no stack (named|selected)/.test(said)) return raw;
   const list = await runPulumi(stack, "stack", "ls", "--json");
   return list.failed ? raw : noSuchStack(stack, backendOf(process.env), stackNames(list.stdout));
+}
+
+/** The stack's configuration of one namespace, secrets in clear; empty where there is no such stack. */
+export async function readConfiguration(stack: string, namespace: string): Promise<ConfigurationValues> {
+  const result = await runPulumi(stack, "config", "--json", "--show-secrets");
+  return result.failed ? {} : valuesIn(result.stdout, namespace);
 }
 
 /** Runs the Pulumi CLI of this checkout on a stack; rejects nothing, see `failed` and `stderr`. */

@@ -1,4 +1,5 @@
 /** What of a fleet exists at Hetzner, found by label: nothing else knows what a killed deployment made. */
+import { setTimeout as delay } from "node:timers/promises";
 import * as z from "zod";
 import type { HcloudApi } from "./api.ts";
 import { HcloudError } from "./api.ts";
@@ -80,10 +81,18 @@ export async function findOrphans(api: HcloudApi, known: Known): Promise<Item[]>
   return found.filter(({ kind, id }) => known.keep[kind]?.includes(String(id)) !== true);
 }
 
+/** What a server has held is free only some seconds after its end. */
 async function removeOne(api: HcloudApi, { kind, id }: Item): Promise<void> {
-  try {
-    await api.finish(await api.request("DELETE", `/${kind}/${id}`));
-  } catch (error) {
-    if (!(error instanceof HcloudError && error.code === "not_found")) throw error;
+  const deadline = Date.now() + 120_000;
+  for (let pause = 500; ; pause = Math.min(pause * 2, 10_000)) {
+    try {
+      await api.finish(await api.request("DELETE", `/${kind}/${id}`));
+      return;
+    } catch (error) {
+      if (!(error instanceof HcloudError) || Date.now() + pause > deadline) throw error;
+      if (error.code === "not_found") return;
+      if (error.code !== "resource_in_use") throw error;
+    }
+    await delay(pause);
   }
 }

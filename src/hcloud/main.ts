@@ -4,7 +4,7 @@ import { text } from "node:stream/consumers";
 import { HcloudApi } from "./api.ts";
 import { findLabelled, findOrphans, labels, remove, type Known } from "./inventory.ts";
 import { place, release, type Placement } from "./placement.ts";
-import { accessFromEnvironment, stackVariable } from "./access.ts";
+import { currentAccess, labelVariable } from "./access.ts";
 import { runAction } from "../script.ts";
 import { complain, say, sayJson } from "../terminal.ts";
 
@@ -12,39 +12,39 @@ const [command] = process.argv.slice(2);
 const actions: Readonly<Record<string, () => Promise<void>>> = {
   /** Prints what tells this stack's things from those of others with its name. Comes first: says in words when the token is wrong. */
   "new-stack": async () => {
-    await new HcloudApi(accessFromEnvironment()).request("GET", "/locations?per_page=1");
+    await new HcloudApi(await currentAccess()).request("GET", "/locations?per_page=1");
     say(process.env["PULUMI_COMMAND_STDOUT"] || randomBytes(8).toString("hex"));
   },
   /** Deletes whatever still carries the stack's label: runs last, when all that the state knows of is gone. */
   sweep: async () => {
     const stack = process.env["PULUMI_COMMAND_STDOUT"]?.trim();
     if (stack === undefined || stack === "") return;
-    const api = new HcloudApi(accessFromEnvironment());
+    const api = new HcloudApi(await currentAccess());
     const left = await findLabelled(api, { [labels.stack]: stack });
-    for (const { kind, name } of left) complain(`${kind} ${name} was left over: deleting it`);
+    for (const { kind, name } of left) complain(`deleting ${kind} ${name}`);
     await remove(api, left);
   },
   /** Deletes all servers of the stack, those that are gone already included. */
   "delete-servers": async () => {
-    const api = new HcloudApi(accessFromEnvironment());
-    await remove(api, await findLabelled(api, { [labels.stack]: process.env[stackVariable] ?? "" }, ["servers"]));
+    const api = new HcloudApi(await currentAccess());
+    await remove(api, await findLabelled(api, { [labels.stack]: process.env[labelVariable] ?? "" }, ["servers"]));
   },
   /** Deletes what a killed deployment made without writing it down. */
   "delete-orphans": async () => {
-    const api = new HcloudApi(accessFromEnvironment());
+    const api = new HcloudApi(await currentAccess());
     const orphans = await findOrphans(api, JSON.parse(await text(process.stdin)) as Known);
     for (const { kind, name } of orphans) complain(`${kind} ${name} is left of a killed deployment: deleting it`);
     await remove(api, orphans);
   },
   release: async () => {
     await release(
-      new HcloudApi(accessFromEnvironment()),
+      new HcloudApi(await currentAccess()),
       JSON.parse(await text(process.stdin)) as Record<string, string>,
     );
   },
   place: async () => {
     const wanted = JSON.parse(await text(process.stdin)) as Placement;
-    const candidate = await place(new HcloudApi(accessFromEnvironment()), wanted, (progress) => {
+    const candidate = await place(new HcloudApi(await currentAccess()), wanted, (progress) => {
       complain(`${wanted.alias}: ${progress}`);
     });
     sayJson(candidate, 0);

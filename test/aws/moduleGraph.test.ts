@@ -22,7 +22,7 @@ function modulesOf(builders: readonly object[], more: object = {}): string[] {
       await pulumi.runtime.setMocks({
         newResource: ({ name, inputs }) => ({ id: name, state: { ...inputs, publicKeyOpenssh: "ssh-ed25519 AAAA", privateKeyOpenssh: "" } }),
         call: () => ({}),
-      }, "nix-builder-fleet", "dev");
+      }, "nix-builder-fleet", "dev", false, "organization");
       await import(${JSON.stringify(join(checkout, "src/index.ts"))}).catch((error) => { console.log(String(error)); });
       process.exit(0);`;
     writeFileSync(join(directory, "main.mjs"), mocks);

@@ -1,4 +1,3 @@
-import * as pulumi from "@pulumi/pulumi";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { BuilderFleet } from "../../components/builderFleet.ts";
 import { parseFleetSpec } from "../../src/fleetSpec.ts";
@@ -47,7 +46,12 @@ async function deploy(aws: object): Promise<void> {
     directory: "/checkout/.fleet/stacks/dev",
     aws: {
       machines,
-      access: pulumi.secret({ region: "eu-central-1", secretKey: "SECRET" }),
+      access: {
+        region: "eu-central-1",
+        accessKey: "SECRET",
+        secretKey: "SECRET",
+        defaultTags: { tags: { Owner: "me" } },
+      },
       lookup: {
         missing: {},
         images: { x86: "ami-x86", arm: "ami-arm" },
@@ -131,15 +135,24 @@ describe("a fleet at AWS with a network of its own", () => {
     });
   });
 
-  it("has the user data and every private key as secrets only", () => {
+  it("has the user data and every private key as secrets only, and no credentials for AWS at all", () => {
     expect(find("x86")["userData"]).toMatchObject({ [secretMark]: expect.any(String) as unknown });
     for (const { type, name, inputs } of registered) {
       for (const [key, value] of Object.entries(inputs)) {
         const text = JSON.stringify(value);
-        if (text.includes("PRIVATE") || text.includes("SECRET"))
-          expect(text, `${type} ${name} ${key}`).toContain(secretMark);
+        if (text.includes("PRIVATE")) expect(text, `${type} ${name} ${key}`).toContain(secretMark);
+        // Those of the last `up` would be what `destroy` works with.
+        expect(text, `${type} ${name} ${key}`).not.toContain("SECRET");
       }
     }
+    expect(ofType("pulumi:providers:aws").map(({ inputs }) => inputs)).toMatchObject([
+      {
+        region: "eu-central-1",
+        profile: "nix-builder-fleet",
+        sharedConfigFiles: `["src/aws/plugin.ini"]`,
+        defaultTags: `{"tags":{"Owner":"me"}}`,
+      },
+    ]);
   });
 
   it("gives each zone a quarter of the range, so that one more moves none", () => {

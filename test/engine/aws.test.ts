@@ -85,7 +85,9 @@ const it = test.extend<Emulated>({
     }));
   },
   client: async ({ ec2 }, use) => {
-    await use(ec2Client({ region: ec2.region, accessKey: "AKIATEST", secretKey: "test", endpoint: ec2.endpoint }));
+    await use(
+      ec2Client({ region: ec2.region, accessKey: "AKIATEST", secretKey: "test", endpoints: { ec2: ec2.endpoint } }),
+    );
   },
   /** However a test went, `destroy` leaves nothing that costs money or is in the way. */
   fleet: async ({ ec2, client, configuration, task }, use) => {
@@ -141,7 +143,8 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
   }, 45 * 60_000);
 
   it("goes from nothing to verified, tagged, and from there to no change", async ({ ec2, inventory, up, outputs }) => {
-    await up();
+    // The plugin has nothing to say of credentials in the environment beside those that it is given.
+    expect(await up()).not.toMatch(/warning/i);
     expect((await outputs()).verification).toMatchObject({ own: { verified: true } });
     const kinds = (await inventory()).map(({ kind }) => kind);
     for (const kind of ["instance", "volume", "security-group", "key-pair", "vpc", "subnet", "internet-gateway"])
@@ -349,6 +352,51 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
       expect(await instances()).toHaveLength(1);
     },
   );
+
+  it("works as the role of the configuration all the time, and is deleted with today's keys", async ({
+    ec2,
+    client,
+    configuration,
+  }) => {
+    const role = "arn:aws:iam::123456789012:role/builders";
+    const unset = { AWS_ACCESS_KEY_ID: "", AWS_SECRET_ACCESS_KEY: "", AWS_REGION: "", AWS_ENDPOINT_URL: "" };
+    const fleet = await TestDeployment.create({}, { ...ec2.env, ...unset }, ["aws"]);
+    /** Everything is said by the configuration, nothing by the environment. */
+    const become = async (accessKey: string): Promise<void> => {
+      fleet.configure({
+        ...configuration(),
+        "aws:region": ec2.region,
+        "aws:assumeRoles": [{ roleArn: role, externalId: "x" }],
+        "aws:endpoints": [{ ec2: ec2.endpoint, sts: ec2.endpoint }],
+      });
+      await fleet.pulumi("config", "set", "--secret", "aws:accessKey", accessKey);
+      await fleet.pulumi("config", "set", "--secret", "aws:secretKey", `of ${accessKey}`);
+      ec2.requests.length = 0;
+    };
+    const callers = (assuming: boolean): string[] => [
+      ...new Set(
+        ec2.requests.filter(({ Action }) => (Action === "AssumeRole") === assuming).map(({ caller = "" }) => caller),
+      ),
+    ];
+    try {
+      await become("AKIAOLD");
+      const first = await fleet.up();
+      expect(first.exitCode, first.output).toBe(0);
+      const second = await fleet.pulumi("preview", "--expect-no-changes");
+      expect(second.exitCode, second.output).toBe(0);
+      expect(callers(true)).toEqual(["AKIAOLD"]);
+      for (const caller of callers(false)) expect(caller).toMatch(/^ASIA/);
+      await become("AKIANEW");
+      ec2.deactivated.add("AKIAOLD");
+      const last = await fleet.destroy();
+      expect(last.exitCode, last.output).toBe(0);
+      expect(callers(true)).toEqual(["AKIANEW"]);
+      for (const caller of callers(false)) expect(caller).toMatch(/^ASIA/);
+    } finally {
+      await fleet.remove();
+    }
+    expect(await findTagged(client, { [tags.fleet]: fleet.stack })).toEqual([]);
+  });
 
   it("lets `fleet verify-gone` prove what is left, and that nothing is", async ({ ec2, fleet, up }) => {
     await up();

@@ -331,6 +331,20 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) Hetzner Cloud"
     expect(api.inventory()).toEqual([]);
   });
 
+  it("is deleted with today's token, by `destroy` alone, where that of the last up counts no more", async () => {
+    const ofTheStack = async (token: string): Promise<void> => {
+      api.token = token;
+      await fleet.pulumi("config", "set", "--secret", "hcloud:token", token);
+    };
+    fleet.configure(configuration([own], { spread: true, network: {} }));
+    await ofTheStack("o".repeat(64));
+    await up();
+    await ofTheStack("n".repeat(64));
+    const { exitCode, output } = await fleet.destroy();
+    expect(exitCode, output).toBe(0);
+    expect(api.inventory()).toEqual([]);
+  });
+
   it("says that the project's limit of servers is reached", async () => {
     api.faults.push(({ method, path }) =>
       method === "POST" && path === "/servers"

@@ -80,12 +80,12 @@ export class TestDeployment {
     return this.#env;
   }
 
-  /** Replaces the stack's configuration. */
+  /** Replaces the stack's configuration. Keys without a namespace are the project's. */
   configure(config: Readonly<Record<string, unknown>>): void {
     const path = join(this.project, `Pulumi.${this.stack}.yaml`);
     const salt = /^encryptionsalt:.*$/m.exec(readFileSync(path, "utf8"))?.[0] ?? "";
     const values = Object.fromEntries(
-      Object.entries(config).map(([key, value]) => [`nix-builder-fleet:${key}`, value]),
+      Object.entries(config).map(([key, value]) => [key.includes(":") ? key : `nix-builder-fleet:${key}`, value]),
     );
     writeFileSync(path, `${salt}\n${stringify({ config: values })}`);
   }

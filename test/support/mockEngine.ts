@@ -63,6 +63,8 @@ export class MockEngine {
       },
       "nix-builder-fleet",
       "dev",
+      false,
+      "organization",
     );
     // Mocks aren't told of parents.
     const monitor: unknown = pulumi.runtime.getMonitor();

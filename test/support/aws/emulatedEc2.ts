@@ -15,7 +15,10 @@ import { findMoto } from "../../../tools/setup/moto.ts";
 import { Host } from "../hcloud/host.ts";
 import { instanceHost, type Metadata } from "./instance.ts";
 
-/** A request as faults see it: `Action`, and the parameters as the query protocol has them. */
+/**
+ * A request as faults see it: `Action`, the parameters as the query protocol has them, and as `caller` the access key that signed it, empty
+ * where none did.
+ */
 export type Ec2Request = Readonly<Record<string, string>>;
 
 /** What the API answers instead of doing what was asked. */
@@ -35,11 +38,16 @@ export const releases = [oldestRelease, currentRelease] as const;
 /** Networks of all emulated clouds of this process, none twice. */
 let nextNetwork = 0;
 
-/** An emulated region, eu-central-1, of an account of its own. */
+/** Actions of STS that nobody signs: https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html. */
+const unsigned = new Set(["AssumeRoleWithWebIdentity"]);
+
+/** An emulated region, eu-central-1, of an account of its own: EC2 and STS. */
 export class EmulatedEc2 {
   readonly region = "eu-central-1";
   /** Asked in order about every request. */
   readonly faults: Fault[] = [];
+  /** Access keys that were deactivated. */
+  readonly deactivated = new Set<string>();
   /** All requests so far. */
   readonly requests: Ec2Request[] = [];
   /** What is wrong with the instances that start from now on. */
@@ -116,11 +124,14 @@ export class EmulatedEc2 {
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     try {
       const body = new URLSearchParams(await text(request));
-      const parameters = Object.fromEntries(body);
+      const caller = /Credential=([^/]+)/.exec(request.headers.authorization ?? "")?.[1] ?? "";
+      const parameters = { ...Object.fromEntries(body), caller };
       this.requests.push(parameters);
-      const refusal = this.faults.map((fault) => fault(parameters)).find((one) => one !== undefined);
+      const refusal =
+        (this.deactivated.has(caller) ? deactivatedRefusal(body) : undefined) ??
+        this.faults.map((fault) => fault(parameters)).find((one) => one !== undefined);
       const [status, content] =
-        refusal === undefined ? await this.#forward(body, request) : [refusal.status ?? 400, errorXml(refusal)];
+        refusal === undefined ? await this.#forward(body, request) : [refusal.status ?? 400, errorXml(refusal, body)];
       response.writeHead(status, { "content-type": "text/xml" }).end(content);
     } catch (error) {
       response.writeHead(500).end(errorXml({ code: "InternalError", message: String(error) }));
@@ -138,12 +149,15 @@ export class EmulatedEc2 {
       return [200, answerXml(action, `<spotInstanceRequestSet>${item}</spotInstanceRequestSet>`)];
     }
     if (action === "DescribeSpotInstanceRequests") return [200, this.#spotRequests(body)];
-    const authorization =
+    const signed =
       request?.headers.authorization ??
       `AWS4-HMAC-SHA256 Credential=AKIATEST/20260101/${this.region}/ec2/aws4_request, SignedHeaders=host, Signature=0`;
     const answer = await fetch(`${this.#moto.url}${request?.url ?? "/"}`, {
       method: "POST",
-      headers: { authorization, "content-type": "application/x-www-form-urlencoded" },
+      headers: {
+        ...(!unsigned.has(action ?? "") && { authorization: signed }),
+        "content-type": "application/x-www-form-urlencoded",
+      },
       body: body.toString(),
     });
     const xml = await answer.text();
@@ -240,7 +254,24 @@ function answerXml(action: string, content: string): string {
   return `<${name} xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><requestId>r</requestId>${content}</${name}>`;
 }
 
-function errorXml({ code, message }: Refusal): string {
+/**
+ * EC2 and STS say it in different words: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html,
+ * https://docs.aws.amazon.com/STS/latest/APIReference/CommonErrors.html.
+ */
+function deactivatedRefusal(body: URLSearchParams): Refusal {
+  return isSts(body)
+    ? { code: "InvalidClientTokenId", message: "The security token included in the request is invalid.", status: 403 }
+    : { code: "AuthFailure", message: "AWS was not able to validate the provided access credentials", status: 401 };
+}
+
+function isSts(body: URLSearchParams): boolean {
+  return body.get("Version") === "2011-06-15";
+}
+
+function errorXml({ code, message }: Refusal, body = new URLSearchParams()): string {
+  if (isSts(body)) {
+    return `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>${code}</Code><Message>${message ?? code}</Message></Error><RequestId>r</RequestId></ErrorResponse>`;
+  }
   return `<?xml version="1.0" encoding="UTF-8"?><Response><Errors><Error><Code>${code}</Code><Message>${message ?? code}</Message></Error></Errors><RequestID>r</RequestID></Response>`;
 }
 

@@ -87,7 +87,8 @@ export class EmulatedApi {
   readonly requests: ApiRequest[] = [];
   /** What is wrong with the hosts that boot from now on. */
   bootFault: HostOptions["fault"];
-  readonly token = "t".repeat(64);
+  /** The one that counts now. */
+  token = "t".repeat(64);
   /** Times that an action is polled before it is done. */
   actionPolls = 0;
   readonly #things = new Map<Kind, Map<number, Thing>>();
