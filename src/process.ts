@@ -50,7 +50,7 @@ export function runProgram(
   { env, input = "", milliseconds, bytes = 2 ** 20, onLine }: ProgramOptions,
 ): Promise<Ended> {
   return new Promise((resolve) => {
-    const options = { env: { ...process.env, ...env }, timeout: milliseconds, maxBuffer: bytes };
+    const options = { env: { ...process.env, ...env }, timeout: Math.ceil(milliseconds), maxBuffer: bytes };
     const child = execFile(program, [...words], options, (error, stdout, stderr) => {
       clearTimeout(end);
       const code = error === null ? 0 : typeof error.code === "number" ? error.code : undefined;

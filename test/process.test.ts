@@ -27,6 +27,10 @@ describe("running a program", () => {
     expect(Date.now() - started).toBeLessThan(seconds);
   });
 
+  it("takes what is left of a time that was counted in seconds: no whole number of milliseconds", async () => {
+    expect(await runProgram("true", [], { milliseconds: 4070.9999999999995 })).toMatchObject({ code: 0 });
+  });
+
   it("says so when there is no such program, or one that doesn't read its input", async () => {
     const absent = await runProgram("no-such-program", [], { milliseconds: seconds });
     expect(absent).toMatchObject({
