@@ -13,7 +13,7 @@ import { SecurityGroupEgressRule } from "@pulumi/aws/vpc/securityGroupEgressRule
 import { SecurityGroupIngressRule } from "@pulumi/aws/vpc/securityGroupIngressRule.js";
 import * as command from "@pulumi/command/local/command.js";
 import * as pulumi from "@pulumi/pulumi";
-import { regionVariable, type AwsAccess } from "../../src/aws/access.ts";
+import { regionVariable, tagVariable, type AwsAccess } from "../../src/aws/access.ts";
 import type { AwsLookup } from "../../src/aws/lookup.ts";
 import { NotAtAws, originOf, type Origin } from "../../src/aws/origin.ts";
 import type { Place, Placement } from "../../src/aws/placement.ts";
@@ -49,6 +49,8 @@ export class AwsAccount extends pulumi.ComponentResource {
   readonly plugin: Provider;
   /** For scripts that talk to the API. */
   readonly environment: Record<string, string>;
+  /** Instances, and what holds their places, are made after it and so go before it: its own end deletes what of them nobody noted. */
+  readonly instances: pulumi.Resource;
   readonly #held = new Map<string, command.Command>();
   readonly #ids: pulumi.Output<string>[] = [];
   /** Without these, an instance has no way out. */
@@ -83,17 +85,23 @@ export class AwsAccount extends pulumi.ComponentResource {
       [tags.stack]: id,
       [tags.expires]: spec.expires ?? "never",
     }));
-    const vpcId = this.#network(name, spec, lookup);
+    const vpcId = this.#network(name, spec, lookup, stack);
     this.subnetIds = vpcId.subnetIds;
-    this.keyPair = new KeyPair(`${name}-admin`, { publicKey: args.adminPublicKey, tags: this.named(name) }, atAws);
+    const inside = { ...atAws, dependsOn: vpcId.contents };
+    this.keyPair = new KeyPair(`${name}-admin`, { publicKey: args.adminPublicKey, tags: this.named(name) }, inside);
     this.#ids.push(this.keyPair.keyPairId);
     this.securityGroup = new SecurityGroup(
       `${name}-builders`,
       { vpcId: vpcId.id, description: "Builders: SSH from the allowed addresses only", tags: this.named(name) },
-      atAws,
+      inside,
     );
     this.#ids.push(this.securityGroup.id);
     this.#rules(name, spec.access?.allowedCidrs ?? []);
+    this.instances = this.#swept(`${name}-instances`, "delete-instances", stack, [
+      this.keyPair,
+      this.securityGroup,
+      ...this.#routes,
+    ]);
     for (const builder of spec.builders) {
       if (builder.provider === "aws") this.#held.set(builder.name, this.#hold(builder));
     }
@@ -158,6 +166,29 @@ export class AwsAccount extends pulumi.ComponentResource {
     return { place, dependsOn: [released, ...this.#routes] };
   }
 
+  /**
+   * What a killed deployment made without writing it down is in the way of what it lies in: whatever is made after this command is deleted
+   * before it, and then the script deletes the rest of that.
+   */
+  #swept(
+    name: string,
+    script: string,
+    stack: pulumi.Input<string>,
+    dependsOn: readonly pulumi.Resource[],
+  ): command.Command {
+    return new command.Command(
+      name,
+      {
+        ...commandDefaults,
+        create: ":",
+        update: ":",
+        delete: scriptCommand("aws/main.ts", script),
+        environment: pulumi.output(stack).apply((id) => ({ ...this.environment, [tagVariable]: id })),
+      },
+      { parent: this, dependsOn: [...dependsOn] },
+    );
+  }
+
   #hold(spec: AwsBuilderSpec): command.Command {
     const hold = scriptCommand("aws/main.ts", "place");
     const wanted = pulumi
@@ -177,7 +208,7 @@ export class AwsAccount extends pulumi.ComponentResource {
         stdin: wanted.apply((value) => JSON.stringify(value)),
         environment: this.environment,
       },
-      { parent: this },
+      { parent: this, dependsOn: this.instances },
     );
   }
 
@@ -186,16 +217,24 @@ export class AwsAccount extends pulumi.ComponentResource {
     name: string,
     spec: FleetSpec,
     lookup: AwsLookup,
-  ): { readonly id: pulumi.Input<string>; readonly subnetIds: pulumi.Input<string>[] } {
+    stack: pulumi.Input<string>,
+  ): {
+    readonly id: pulumi.Input<string>;
+    readonly subnetIds: pulumi.Input<string>[];
+    /** What is in the network is made after it. */
+    readonly contents: command.Command[];
+  } {
     const { network } = spec.aws;
     const atAws = { parent: this, provider: this.plugin };
     if ("subnetIds" in network) {
-      return { id: lookup.subnets[0]?.vpcId ?? "", subnetIds: network.subnetIds };
+      return { id: lookup.subnets[0]?.vpcId ?? "", subnetIds: network.subnetIds, contents: [] };
     }
     const own = { tags: this.named(name) };
     const vpc = new Vpc(`${name}-vpc`, { ...own, cidrBlock: network.ipRange }, atAws);
-    const gateway = new InternetGateway(`${name}-gateway`, { ...own, vpcId: vpc.id }, atAws);
-    const table = new RouteTable(`${name}-routes`, { ...own, vpcId: vpc.id }, atAws);
+    const contents = this.#swept(`${name}-contents`, "delete-contents", stack, [vpc]);
+    const inside = { ...atAws, dependsOn: contents };
+    const gateway = new InternetGateway(`${name}-gateway`, { ...own, vpcId: vpc.id }, inside);
+    const table = new RouteTable(`${name}-routes`, { ...own, vpcId: vpc.id }, inside);
     const route = new Route(
       `${name}-default-route`,
       { routeTableId: table.id, destinationCidrBlock: "0.0.0.0/0", gatewayId: gateway.id },
@@ -208,7 +247,7 @@ export class AwsAccount extends pulumi.ComponentResource {
         `${name}-subnet-${index + 1}`,
         { ...own, vpcId: vpc.id, availabilityZone: zone, cidrBlock: quarter(network.ipRange, index) },
         // Which zones are best may change; a subnet stays where it is.
-        { ...atAws, ignoreChanges: ["availabilityZone"] },
+        { ...inside, ignoreChanges: ["availabilityZone"] },
       );
       this.#ids.push(subnet.id);
       this.#routes.push(
@@ -220,7 +259,7 @@ export class AwsAccount extends pulumi.ComponentResource {
       );
       return subnet.id;
     });
-    return { id: vpc.id, subnetIds };
+    return { id: vpc.id, subnetIds, contents: [contents] };
   }
 
   /** One resource for each rule, so that a changed range replaces no other. */

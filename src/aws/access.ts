@@ -14,6 +14,9 @@ import { stackConfiguration, type ConfigurationValues } from "../stackConfig.ts"
  */
 export const regionVariable = "FLEET_AWS_REGION";
 
+/** Names the stack whose things are meant, by the id in its tag. */
+export const tagVariable = "FLEET_AWS_STACK";
+
 /** Go's durations, which the plugin takes: `1h30m`, `900s`. In seconds. */
 const duration = z
   .string()

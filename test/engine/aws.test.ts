@@ -24,7 +24,7 @@ import { systemOfThisMachine } from "../../src/nix/system.ts";
 import { withCloudPlugins } from "../../tools/setup/cloudPlugins.ts";
 import { setUp } from "../../tools/setup/index.ts";
 import { findMoto } from "../../tools/setup/moto.ts";
-import { EmulatedEc2, releases, type Fault } from "../support/aws/emulatedEc2.ts";
+import { EmulatedEc2, releases, type Ec2Request, type Fault } from "../support/aws/emulatedEc2.ts";
 import { TestDeployment } from "../support/engine.ts";
 import { hostObstacle } from "../support/hcloud/host.ts";
 
@@ -350,6 +350,29 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
       await up();
       expect((await outputs()).verification).toMatchObject({ own: { verified: true } });
       expect(await instances()).toHaveLength(1);
+    },
+  );
+
+  it.for([
+    ["its security group is made", ({ Action }) => Action === "CreateSecurityGroup"],
+    ["a subnet is made", ({ Action }) => Action === "CreateSubnet"],
+    ["its place is held", ({ Action, UserData }) => Action === "RunInstances" && UserData !== undefined],
+  ] as const satisfies readonly (readonly [string, (request: Ec2Request) => boolean])[])(
+    "killed while %s, is deleted by `destroy`, which begins with what nobody has written down",
+    async ([, isIt], { ec2, fleet, inventory }) => {
+      const cli = fleet.start("up", "--yes", "--skip-preview");
+      ec2.unanswered = (request) => {
+        if (request["DryRun"] !== undefined || !isIt(request)) return false;
+        setTimeout(() => cli.kill("SIGKILL"), 100);
+        return true;
+      };
+      expect((await cli).signal).toBe("SIGKILL");
+      ec2.unanswered = () => false;
+      fleet.unlock();
+      const { exitCode, output } = await fleet.destroy();
+      expect(exitCode, output).toBe(0);
+      expect(output).toMatch(/is left of a killed deployment: deleting it/);
+      expect(await inventory()).toEqual([]);
     },
   );
 

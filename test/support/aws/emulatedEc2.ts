@@ -12,6 +12,7 @@ import { text } from "node:stream/consumers";
 import { setTimeout as delay } from "node:timers/promises";
 import { currentRelease, oldestRelease } from "../../../src/nixosRelease.ts";
 import { findMoto } from "../../../tools/setup/moto.ts";
+import { ownValue } from "../../../src/record.ts";
 import { Host } from "../hcloud/host.ts";
 import { instanceHost, type Metadata } from "./instance.ts";
 
@@ -41,11 +42,34 @@ let nextNetwork = 0;
 /** Actions of STS that nobody signs: https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html. */
 const unsigned = new Set(["AssumeRoleWithWebIdentity"]);
 
+const instances = (filter: string) => ["DescribeInstances", filter, "instanceId"] as const;
+
+/** Action → what there must be none of, as question, filter and element of the answer, and the parameter that names what is deleted. */
+const dependents: Readonly<
+  Record<string, readonly [readonly (readonly [action: string, filter: string, element: string])[], id: string]>
+> = {
+  DeleteVpc: [
+    [
+      instances("vpc-id"),
+      ["DescribeSubnets", "vpc-id", "subnetId"],
+      ["DescribeInternetGateways", "attachment.vpc-id", "internetGatewayId"],
+      ["DescribeSecurityGroups", "vpc-id", "groupName"],
+    ],
+    "VpcId",
+  ],
+  DeleteSubnet: [[instances("subnet-id")], "SubnetId"],
+  DeleteSecurityGroup: [[instances("instance.group-id")], "GroupId"],
+};
+
 /** An emulated region, eu-central-1, of an account of its own: EC2 and STS. */
 export class EmulatedEc2 {
   readonly region = "eu-central-1";
   /** Asked in order about every request. */
   readonly faults: Fault[] = [];
+  /** Whether a request is carried out and then never answered: whoever asked is killed before it knows. */
+  unanswered: (request: Ec2Request) => boolean = () => false;
+  /** Regions that the account hasn't enabled. They know nobody. */
+  readonly disabledRegions = new Set<string>();
   /** Access keys that were deactivated. */
   readonly deactivated = new Set<string>();
   /** All requests so far. */
@@ -124,18 +148,60 @@ export class EmulatedEc2 {
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     try {
       const body = new URLSearchParams(await text(request));
-      const caller = /Credential=([^/]+)/.exec(request.headers.authorization ?? "")?.[1] ?? "";
-      const parameters = { ...Object.fromEntries(body), caller };
+      const [, caller = "", region = ""] =
+        /Credential=([^/]+)\/\d+\/([^/]+)/.exec(request.headers.authorization ?? "") ?? [];
+      const parameters: Ec2Request = { ...Object.fromEntries(body), caller };
       this.requests.push(parameters);
       const refusal =
-        (this.deactivated.has(caller) ? deactivatedRefusal(body) : undefined) ??
+        (this.deactivated.has(caller) || this.disabledRegions.has(region) ? unknownCaller(body) : undefined) ??
         this.faults.map((fault) => fault(parameters)).find((one) => one !== undefined);
       const [status, content] =
-        refusal === undefined ? await this.#forward(body, request) : [refusal.status ?? 400, errorXml(refusal, body)];
+        refusal === undefined ? await this.#obey(body, request) : [refusal.status ?? 400, errorXml(refusal, body)];
+      if (this.unanswered(parameters)) return;
       response.writeHead(status, { "content-type": "text/xml" }).end(content);
     } catch (error) {
       response.writeHead(500).end(errorXml({ code: "InternalError", message: String(error) }));
     }
+  }
+
+  /** As EC2 where moto is less strict. */
+  async #obey(body: URLSearchParams, request: IncomingMessage): Promise<[number, string]> {
+    // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/CommonParameters.html
+    if (body.get("DryRun") === "true") {
+      return [
+        412,
+        errorXml({ code: "DryRunOperation", message: "Request would have succeeded, but DryRun flag is set." }),
+      ];
+    }
+    const refusal = await this.#dependents(body);
+    return refusal === undefined ? this.#forward(body, request) : [400, errorXml(refusal)];
+  }
+
+  /**
+   * Nothing is deleted that something is in: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
+   * (DependencyViolation), https://docs.aws.amazon.com/vpc/latest/userguide/delete-vpc.html, …/subnet-deleting.html,
+   * …/deleting-security-groups.html.
+   */
+  async #dependents(body: URLSearchParams): Promise<Refusal | undefined> {
+    const [filters, id] = ownValue(dependents, body.get("Action") ?? "") ?? [[], ""];
+    for (const [Action, name, element] of filters) {
+      const asked = new URLSearchParams({ Action, Version: "2016-11-15" });
+      asked.set("Filter.1.Name", name);
+      asked.set("Filter.1.Value.1", body.get(id) ?? "");
+      if (Action === "DescribeInstances") {
+        asked.set("Filter.2.Name", "instance-state-name");
+        for (const [index, state] of ["pending", "running", "shutting-down", "stopping", "stopped"].entries())
+          asked.set(`Filter.2.Value.${index + 1}`, state);
+      }
+      const [, xml] = await this.#forward(asked);
+      if (new RegExp(`<${element}>(?!default<)`).test(xml)) {
+        return {
+          code: "DependencyViolation",
+          message: `${body.get(id) ?? ""} has dependencies and cannot be deleted.`,
+        };
+      }
+    }
+    return undefined;
   }
 
   /** Has moto do it, then makes it so on this machine. */
@@ -258,7 +324,7 @@ function answerXml(action: string, content: string): string {
  * EC2 and STS say it in different words: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html,
  * https://docs.aws.amazon.com/STS/latest/APIReference/CommonErrors.html.
  */
-function deactivatedRefusal(body: URLSearchParams): Refusal {
+function unknownCaller(body: URLSearchParams): Refusal {
   return isSts(body)
     ? { code: "InvalidClientTokenId", message: "The security token included in the request is invalid.", status: 403 }
     : { code: "AuthFailure", message: "AWS was not able to validate the provided access credentials", status: 401 };
