@@ -14,7 +14,8 @@ export function clientSettings(access: AwsAccess, service: "ec2" | "sts") {
   const bundle = access.customCaBundle ?? process.env["AWS_CA_BUNDLE"];
   return {
     region,
-    maxAttempts: 4,
+    // With growing pauses, up to 20 s: about half a minute in all.
+    maxAttempts: 10,
     requestHandler: {
       // The SDK's connections use no proxy by themselves, and those of Node before 22.21 and 24.5 none at all.
       httpsAgent: {
