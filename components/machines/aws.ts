@@ -192,12 +192,13 @@ export class AwsAccount extends pulumi.ComponentResource {
   #hold(spec: AwsBuilderSpec): command.Command {
     const hold = scriptCommand("aws/main.ts", "place");
     const wanted = pulumi
-      .all([this.tagsOf(spec), this.originOf(spec), pulumi.all(this.subnetIds)])
-      .apply(([own, { image }, subnetIds]): Placement => {
+      .all([this.tagsOf(spec), this.originOf(spec), pulumi.all(this.subnetIds), this.securityGroup.id])
+      .apply(([own, { image }, subnetIds, groupId]): Placement => {
         const places = spec.candidates.flatMap((instanceType) =>
           subnetIds.map((subnetId): Place => ({ instanceType, subnetId })),
         );
-        return { alias: spec.alias, places, tags: own, imageId: image, spot: spec.spot };
+        const { alias, spot, disk, publicAddress, nestedVirtualization } = spec;
+        return { alias, places, tags: own, imageId: image, groupId, spot, disk, publicAddress, nestedVirtualization };
       });
     return new command.Command(
       `${spec.name}-placement`,

@@ -34,7 +34,7 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
   place: async () => {
     const wanted = JSON.parse(await text(process.stdin)) as Placement;
     const access = await currentAccess();
-    const found = await place(ec2Client(access), access.region, wanted, (progress) => {
+    const found = await place(ec2Client(access), access.region, wanted, access.defaultTags?.tags ?? {}, (progress) => {
       complain(`${wanted.alias}: ${progress}`);
     });
     sayJson(found, 0);
