@@ -144,9 +144,9 @@ async function plan() {
 async function planAws(spec: FleetSpec) {
   if (!spec.builders.some(({ provider }) => provider === "aws")) return undefined;
   const access = readAwsAccess();
-  const [{ ec2Client }, { lookUp }] = await Promise.all([import("./aws/api.ts"), import("./aws/lookup.ts")]);
+  const { lookAtAws } = await import("./aws/preflight.ts");
   try {
-    const lookup = await lookUp(ec2Client(access), spec, access.region);
+    const lookup = await lookAtAws(access, spec);
     return { access, lookup, machines: await import("../components/machines/aws.ts") };
   } catch (error) {
     if (error instanceof Error && ["AwsError", "NotAtAws"].includes(error.name))

@@ -443,6 +443,8 @@ function pluginSettings(access: AwsAccess): ProviderArgs {
     sharedConfigFiles: ["src/aws/plugin.ini"],
     // The program has just asked with them; and the genuine plugin would check AWS_ACCESS_KEY_ID instead.
     skipCredentialsValidation: true,
+    // It would ask IAM for it, which takes a permission more; only these lists need it.
+    skipRequestingAccountId: allowedAccountIds === undefined && forbiddenAccountIds === undefined,
   };
 }
 

@@ -31,6 +31,19 @@ export function credentialsOf(access: AwsAccess): () => Promise<AwsCredentials> 
   };
 }
 
+/**
+ * When the session of keys in the environment ends, as `aws configure export-credentials` and its like say it. Nobody can renew those.
+ *
+ * @returns `undefined`: they aren't used, have no end, or don't say it.
+ */
+export function sessionEnd(access: AwsAccess): Date | undefined {
+  const { AWS_CREDENTIAL_EXPIRATION: end = "", AWS_SESSION_TOKEN: token } = process.env;
+  if (access.accessKey !== undefined || access.profile !== undefined || access.assumeRoleWithWebIdentity !== undefined)
+    return undefined;
+  if (!token || variables(process.env) === undefined || Number.isNaN(Date.parse(end))) return undefined;
+  return new Date(end);
+}
+
 function source(access: AwsAccess): () => Promise<AwsCredentials> {
   const { accessKey, secretKey, token, assumeRoleWithWebIdentity: identity, profile } = access;
   if (accessKey !== undefined && secretKey !== undefined) {

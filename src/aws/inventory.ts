@@ -4,17 +4,14 @@ import {
   CancelSpotInstanceRequestsCommand,
   DeleteInternetGatewayCommand,
   DeleteKeyPairCommand,
-  DeleteNetworkInterfaceCommand,
   DeleteRouteTableCommand,
   DeleteSecurityGroupCommand,
   DeleteSubnetCommand,
   DeleteVolumeCommand,
   DeleteVpcCommand,
-  DescribeAddressesCommand,
   DescribeInstancesCommand,
   DescribeInternetGatewaysCommand,
   DescribeKeyPairsCommand,
-  DescribeNetworkInterfacesCommand,
   DescribeRouteTablesCommand,
   DescribeSecurityGroupsCommand,
   DescribeSpotInstanceRequestsCommand,
@@ -22,7 +19,6 @@ import {
   DescribeVolumesCommand,
   DescribeVpcsCommand,
   DetachInternetGatewayCommand,
-  ReleaseAddressCommand,
   TerminateInstancesCommand,
   type EC2Client,
   type Instance,
@@ -161,21 +157,6 @@ const kinds: Readonly<
         named: Tags,
       })),
     remove: (ec2, id) => ec2.send(new DeleteVolumeCommand({ VolumeId: id })),
-  },
-  "elastic-ip": {
-    find: async (ec2, Filters) =>
-      ((await ec2.send(new DescribeAddressesCommand({ Filters }))).Addresses ?? []).map(({ AllocationId, Tags }) => ({
-        id: AllocationId,
-        named: Tags,
-      })),
-    remove: (ec2, id) => ec2.send(new ReleaseAddressCommand({ AllocationId: id })),
-  },
-  "network-interface": {
-    find: async (ec2, Filters) =>
-      ((await ec2.send(new DescribeNetworkInterfacesCommand({ Filters }))).NetworkInterfaces ?? []).map(
-        ({ NetworkInterfaceId, TagSet }) => ({ id: NetworkInterfaceId, named: TagSet }),
-      ),
-    remove: (ec2, id) => ec2.send(new DeleteNetworkInterfaceCommand({ NetworkInterfaceId: id })),
   },
   "key-pair": {
     find: async (ec2, Filters) =>

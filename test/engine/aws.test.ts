@@ -5,6 +5,7 @@ import {
   CreateInternetGatewayCommand,
   CreateRouteCommand,
   CreateSubnetCommand,
+  CreateVolumeCommand,
   CreateVpcCommand,
   DescribeImagesCommand,
   DescribeRouteTablesCommand,
@@ -18,6 +19,7 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { ec2Client } from "../../src/aws/api.ts";
 import { findInstances, findTagged } from "../../src/aws/inventory.ts";
 import { imageOwner } from "../../src/aws/lookup.ts";
+import { permissions } from "../../src/aws/permissions.ts";
 import { tags } from "../../src/aws/tags.ts";
 import type { BuildMachine } from "../../src/nix/buildMachine.ts";
 import { systemOfThisMachine } from "../../src/nix/system.ts";
@@ -44,8 +46,39 @@ const without =
       ? { code, status: 500, message: "We have no capacity" }
       : undefined;
 
+const unauthorized = { code: "UnauthorizedOperation", message: "You are not authorized", status: 403 };
+
 /** Key of the test's own requests. */
 const observer = "AKIAOBSERVER";
+
+/**
+ * What policies of an organization demand of every start: encryption, IMDSv2, and a tag on instance and volume. Source:
+ * https://docs.aws.amazon.com/organizations/latest/userguide/orgs_manage_policies_scps_examples_ec2.html, …_tagging.html.
+ */
+const organization =
+  (tag: string): Fault =>
+  (request) => {
+    if (request["Action"] !== "RunInstances") return undefined;
+    const has = (pattern: RegExp, value: string) =>
+      Object.entries(request).some(([key, found]) => pattern.test(key) && found === value);
+    const tagged = ["1", "2"].every((part) => has(new RegExp(`^TagSpecification\\.${part}\\.Tag\\.\\d+\\.Key$`), tag));
+    const strict =
+      has(/^BlockDeviceMapping\.1\.Ebs\.Encrypted$/, "true") && has(/^MetadataOptions\.HttpTokens$/, "required");
+    return tagged && strict ? undefined : unauthorized;
+  };
+
+/** A start without what tells a reservation from the builder's own instance; tags as names, sorted. */
+function comparable(request: Ec2Request): object {
+  const own = /^(UserData|ClientToken|KeyName|caller|TagSpecification.*)$/;
+  // What the plugin says although it is the default.
+  const defaults =
+    /^(DisableApiTermination|EbsOptimized|Monitoring\.Enabled|Placement\..*|.*\.DeleteOnTermination|.*\.NetworkCardIndex)$/;
+  const names = Object.entries(request).flatMap(([key, value]) => (/^TagSpecification.*Key$/.test(key) ? [value] : []));
+  return {
+    ...Object.fromEntries(Object.entries(request).filter(([key]) => !own.test(key) && !defaults.test(key))),
+    names: names.filter((name) => name !== tags.role).toSorted(),
+  };
+}
 
 /** The image of this system that isn't the newest. */
 async function olderImage(client: EC2Client): Promise<Image | undefined> {
@@ -147,7 +180,7 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
 
   it("goes from nothing to verified, tagged, and from there to no change", async ({ ec2, inventory, up, outputs }) => {
     // The plugin has nothing to say of credentials in the environment beside those that it is given.
-    expect(await up()).not.toMatch(/warning/i);
+    expect(await up()).not.toMatch(/Configuration conflict|Profile was specified/);
     expect((await outputs()).verification).toMatchObject({ own: { verified: true } });
     const kinds = (await inventory()).map(({ kind }) => kind);
     for (const kind of ["instance", "volume", "security-group", "key-pair", "vpc", "subnet", "internet-gateway"])
@@ -182,7 +215,9 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
     fleet.configure(configuration([{ ...own, spot: true }]));
     await up();
     // Nothing of a builder that is there is left of a killed deployment, its spot request included.
-    expect(ec2.requests.filter(({ Action }) => Action === "CancelSpotInstanceRequests")).toEqual([]);
+    expect(
+      ec2.requests.filter(({ Action, DryRun }) => Action === "CancelSpotInstanceRequests" && DryRun === undefined),
+    ).toEqual([]);
     expect(await up()).toMatch(/unchanged/);
     const [before] = await instances();
     expect(before).toMatchObject({ InstanceLifecycle: "spot" });
@@ -263,6 +298,83 @@ describe.skipIf(obstacle !== undefined)("a fleet at (an emulated) AWS", concurre
       expect(await inventory()).toEqual([]);
     },
   );
+
+  it("says what read-only credentials lack, and what region isn't enabled, before anything is made", async ({
+    ec2,
+    fleet,
+    configuration,
+    inventory,
+    failingUp,
+  }) => {
+    ec2.faults.push(({ Action = "" }) => (/^(Describe|Get)/.test(Action) ? undefined : unauthorized));
+    const output = await failingUp();
+    expect(output).toMatch(/the credentials may not do all that this fleet needs: ec2:RunInstances, ec2:Terminate/);
+    expect(output).not.toMatch(/ec2:Describe|ec2:CancelSpot/);
+    expect(output).not.toMatch(/\bat .*\.ts:\d+/);
+    ec2.faults.length = 0;
+    ec2.disabledRegions.add("me-south-1");
+    fleet.configure({ ...configuration(), "aws:region": "me-south-1" });
+    expect(await failingUp()).toMatch(
+      /the account has not enabled the region me-south-1: .*console under Account, AWS Regions, or choose another/,
+    );
+    fleet.configure({ ...configuration(), "aws:forbiddenAccountIds": ["123456789012"] });
+    expect(await failingUp()).toMatch(/aws:forbiddenAccountIds: the credentials are of account 123456789012/);
+    expect(await inventory()).toEqual([]);
+  });
+
+  it("asks for nothing but what the policy of docs/aws.md allows, and for all of that", async ({
+    ec2,
+    fleet,
+    client,
+    configuration,
+    instances,
+    up,
+    failingUp,
+  }) => {
+    const spot = { ...own, spot: true };
+    const tagged = { "aws:defaultTags": { tags: { Owner: "me" } } };
+    fleet.configure({ ...configuration([spot]), ...tagged });
+    ec2.faults.push(organization("Owner"));
+    await up();
+    const [born] = await instances();
+    const starts = ec2.requests.filter(({ Action, DryRun }) => Action === "RunInstances" && DryRun === undefined);
+    const [reservation, real] = starts.map(comparable);
+    expect(reservation).toEqual(real);
+    ec2.faults.length = 0;
+    // Something loose, and something that nobody has written down.
+    const Tags = (born?.Tags ?? []).filter(({ Key = "" }) => [tags.stack, tags.fleet].includes(Key as never));
+    await client.send(
+      new CreateVolumeCommand({
+        AvailabilityZone: born?.Placement?.AvailabilityZone,
+        Size: 1,
+        TagSpecifications: [{ ResourceType: "volume", Tags }],
+      }),
+    );
+    await client.send(
+      new RunInstancesCommand({
+        ImageId: born?.ImageId,
+        InstanceType: first,
+        MinCount: 1,
+        MaxCount: 1,
+        InstanceMarketOptions: { MarketType: "spot" },
+        TagSpecifications: [{ ResourceType: "instance", Tags }],
+      }),
+    );
+    // Another range, other tags, and a builder that never opens SSH.
+    ec2.bootFault = "never opens SSH";
+    fleet.configure({
+      ...configuration([spot, { ...own, name: "dead" }], { bootTimeout: 5 }),
+      access: { allowedCidrs: ["127.0.0.0/9", "127.128.0.0/9"] },
+      expires: "2027-01-31",
+    });
+    await failingUp();
+    const refreshed = await fleet.pulumi("refresh", "--yes", "--skip-preview");
+    expect(refreshed.exitCode, refreshed.output).toBe(0);
+    const { exitCode, output } = await fleet.destroy();
+    expect(exitCode, output).toBe(0);
+    const asked = ec2.requests.filter(({ DryRun, caller }) => DryRun === undefined && caller !== observer);
+    expect([...new Set(asked.map(({ Action }) => Action))].toSorted()).toEqual(Object.keys(permissions).toSorted());
+  });
 
   it("says what AWS does not have: the release, the type, the subnet, a way out of it", async ({
     ec2,
