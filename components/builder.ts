@@ -13,7 +13,7 @@ import {
   type Peculiarities,
 } from "../src/bootstrap/measure.ts";
 import type { BuilderSpec } from "../src/fleetSpec.ts";
-import { gateHost, gatePort, openGate } from "../src/gate.ts";
+import { gateHost, gatePort, openGate, type Gate } from "../src/gate.ts";
 import type { BuildMachine } from "../src/nix/buildMachine.ts";
 import type { Trust } from "../src/nix/trust.ts";
 import { toPublicHostKey } from "../src/ssh/hostKey.ts";
@@ -24,11 +24,11 @@ import type { Machine } from "./machines/machine.ts";
  *
  * @param name Of the builder.
  */
-function gateTo(name: string, admin: NonNullable<Machine["admin"]>): pulumi.Output<number> {
+function gateTo(name: string, admin: NonNullable<Machine["admin"]>): pulumi.Output<Gate> {
   const whole = `${resolve(import.meta.dirname, "..")} ${pulumi.getStack()} ${name}`;
   // The port is known though the machine isn't yet.
   const port = gatePort(whole);
-  if (pulumi.runtime.isDryRun()) return pulumi.output(port);
+  if (pulumi.runtime.isDryRun()) return pulumi.output({ port, close: () => undefined });
   return pulumi.all([admin.host, admin.port]).apply(([host, adminPort = 22]) =>
     openGate(whole, { host, port: adminPort }, measurementLimits, (reason) => {
       void pulumi.log.error(
@@ -77,30 +77,10 @@ export class Builder {
   /** @param opts Of the measurement. */
   constructor(name: string, { spec, machine, trust, levels }: BuilderArgs, opts?: pulumi.CustomResourceOptions) {
     this.triggers = [JSON.stringify(spec), levels.join(" "), machine.generation, machine.hostKey];
-    const features = [...spec.supportedFeatures, ...spec.mandatoryFeatures];
     this.measurement =
       machine.admin === undefined
         ? pulumi.output(undefined)
-        : new remote.Command(
-            `${name}-measurement`,
-            {
-              connection: { ...machine.admin, host: gateHost, port: gateTo(name, machine.admin) },
-              create: measureCommand,
-              stdin: pulumi
-                .output(machine.sshUsers)
-                .apply((sshUsers) =>
-                  measureScript(
-                    { name, system: spec.system, features, users: measuredUsers(sshUsers, levels) },
-                    machine.peculiarities,
-                  ),
-                ),
-              triggers: [...this.triggers],
-              addPreviousOutputInEnv: false,
-              logging: "none",
-            },
-            // pulumi.secret(connection) would make what is printed a secret too; it holds none.
-            { ...opts, ...(machine.resource && { deletedWith: machine.resource }) },
-          ).stdout.apply((printed) => readMeasurement(name, printed));
+        : this.#measure(name, { spec, machine, levels }, machine.admin, opts);
     this.administration = pulumi
       .output(machine.admin?.user)
       .apply((user) => (user === undefined ? undefined : { user, peculiarities: machine.peculiarities ?? {} }));
@@ -124,5 +104,39 @@ export class Builder {
           ...(spec.provider === "existing" && spec.sshKey !== undefined && { sshKey: spec.sshKey }),
         };
       });
+  }
+
+  #measure(
+    name: string,
+    { spec, machine, levels }: Omit<BuilderArgs, "trust">,
+    admin: NonNullable<Machine["admin"]>,
+    opts: pulumi.CustomResourceOptions | undefined,
+  ): pulumi.Output<Measurement> {
+    const features = [...spec.supportedFeatures, ...spec.mandatoryFeatures];
+    const gate = gateTo(name, admin);
+    const { stdout } = new remote.Command(
+      `${name}-measurement`,
+      {
+        connection: { ...admin, host: gateHost, port: gate.apply(({ port }) => port) },
+        create: measureCommand,
+        stdin: pulumi
+          .output(machine.sshUsers)
+          .apply((sshUsers) =>
+            measureScript(
+              { name, system: spec.system, features, users: measuredUsers(sshUsers, levels) },
+              machine.peculiarities,
+            ),
+          ),
+        triggers: [...this.triggers],
+        addPreviousOutputInEnv: false,
+        logging: "none",
+      },
+      // pulumi.secret(connection) would make what is printed a secret too; it holds none.
+      { ...opts, ...(machine.resource && { deletedWith: machine.resource }) },
+    );
+    return pulumi.all([stdout, gate]).apply(([printed, { close }]) => {
+      close();
+      return readMeasurement(name, printed);
+    });
   }
 }

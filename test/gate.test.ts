@@ -20,8 +20,8 @@ const limits = { seconds: 3, bytes: 256 * 1024, silence: 1 };
 /** A gate to the builder, and what it reported. */
 async function gate(to = { host: builder.server.address, port: builder.server.port }) {
   const reasons: string[] = [];
-  const port = await openGate(`test ${process.pid} ${Math.random()}`, to, limits, (reason) => reasons.push(reason));
-  return { port, reasons };
+  const opened = await openGate(`test ${process.pid} ${Math.random()}`, to, limits, (reason) => reasons.push(reason));
+  return { ...opened, reasons };
 }
 
 /** ssh through it, by the pinned host key. */
@@ -40,6 +40,22 @@ describe("a gate", () => {
     builder.answer("echo through; exit 3");
     const { port, reasons } = await gate();
     for (let time = 0; time < 3; time += 1) expect(await ssh(port)).toMatchObject({ stdout: "through", exitCode: 3 });
+    expect(reasons).toEqual([]);
+  });
+
+  it("that is closed ends what nobody hung up, says nothing of it, and lets nobody through", async () => {
+    builder.answer("echo through; exec sleep 60");
+    const { port, reasons, close } = await gate();
+    const socket = connect(port, gateHost);
+    const ended = once(socket.resume(), "close");
+    await once(socket, "data");
+    close();
+    await ended;
+    const late = connect(port, gateHost);
+    const [error] = (await once(late, "error")) as [NodeJS.ErrnoException];
+    expect(error.code).toBe("ECONNREFUSED");
+    // Longer than a connection may last.
+    await new Promise((resolve) => setTimeout(resolve, 1000 * limits.seconds + 200));
     expect(reasons).toEqual([]);
   });
 
@@ -92,7 +108,7 @@ describe("a gate", () => {
   it("is always at the same port while that is free, and at the next one otherwise", async () => {
     const name = `test ${process.pid} same`;
     const open = () => openGate(name, { host: "127.0.0.1", port: 9 }, limits, () => undefined);
-    expect([await open(), await open()]).toEqual([gatePort(name), gatePort(name) + 1]);
+    expect([(await open()).port, (await open()).port]).toEqual([gatePort(name), gatePort(name) + 1]);
   });
 });
 
