@@ -72,7 +72,7 @@ describe("the root flake", () => {
   });
 
   it("is checked by GitHub's CI, with the actions at the commits that users get", () => {
-    const ci = read(".github/workflows/ci.yml");
+    const ci = read(".github/workflows/systems.yml");
     expect(ci).toContain(" flake check --no-build --no-update-lock-file\n");
     const uses = (text: string) =>
       [...text.matchAll(/uses: (\S+@[0-9a-f]{40} # \S+)/g)].map(([, action = ""]) => action);

@@ -30,5 +30,5 @@ it.each([
     "",
   ]);
   expect(status).toBe(code);
-  expect(stderr).toMatch(/^Not run here: `nix flake check`, .* needs nixpkgs, .*ci\.yml runs it\.\n$/);
+  expect(stderr).toMatch(/^Not run here: `nix flake check`, .* needs nixpkgs, .*systems\.yml runs it on GitHub\.\n$/);
 });
