@@ -52,19 +52,22 @@ const packages = (opensshVersion: string, arm: boolean) => `{
   ${["coreutils", "curl", "gnugrep", "iproute2", "jq", "nix", "sqlite"].map((name) => `${name} = "${name}";`).join(" ")}
 }`;
 
-/**
- * Has the real Nix evaluate nixos/builder.nix with these parameters, over stubs of NixOS.
- *
- * @param others further modules, as Nix expressions
- */
+/** What the machine is that the modules are evaluated for. */
+interface Ground {
+  readonly opensshVersion?: string;
+  readonly arm?: boolean;
+  /** Further modules, as Nix expressions. */
+  readonly others?: readonly string[];
+}
+
+/** Has the real Nix evaluate nixos/builder.nix with these parameters, over stubs of NixOS. */
 export function evaluateBuilder(
   directory: string,
   changed: Partial<BuilderParameters> = {},
-  { opensshVersion = "9.2p1", others = [] }: { opensshVersion?: string; others?: readonly string[] } = {},
+  ground: Ground = {},
 ): EvaluatedBuilder {
-  const builderNix = readFileSync(resolve(import.meta.dirname, "../../nixos/builder.nix"), "utf8");
-  const files = moduleFiles({ ...parameters, ...changed }, builderNix);
-  return evaluated.parse(evaluate(directory, files, packages(opensshVersion, false), ["./builder.nix", ...others]));
+  const files = moduleFiles({ ...parameters, ...changed }, moduleText("builder.nix"));
+  return evaluated.parse(evaluate(directory, "builder.nix", files, ground));
 }
 
 /** A disk as the conversion describes it in disk.json. */
@@ -94,24 +97,24 @@ const evaluatedBoot = z.object({
 
 /** Has the real Nix evaluate nixos/hcloud.nix for a disk, over stubs of NixOS. */
 export function evaluateHcloud(directory: string, disk: Disk, arm = false): z.infer<typeof evaluatedBoot> {
-  const hcloudNix = readFileSync(resolve(import.meta.dirname, "../../nixos/hcloud.nix"), "utf8");
-  const files = { "hcloud.nix": hcloudNix, "disk.json": JSON.stringify(disk) };
-  return evaluatedBoot.parse(evaluate(directory, files, packages("9.2p1", arm), ["./hcloud.nix"]));
+  const files = { "hcloud.nix": moduleText("hcloud.nix"), "disk.json": JSON.stringify(disk) };
+  return evaluatedBoot.parse(evaluate(directory, "hcloud.nix", files, { arm }));
 }
 
-/** @param modules Nix expressions; relative paths are those of `files`. */
+const moduleText = (name: string) => readFileSync(resolve(import.meta.dirname, "../../nixos", name), "utf8");
+
 function evaluate(
   directory: string,
+  module: string,
   files: Readonly<Record<string, string>>,
-  pkgs: string,
-  modules: readonly string[],
+  { opensshVersion = "9.2p1", arm = false, others = [] }: Ground,
 ): unknown {
   const own = mkdtempSync(`${directory}/`);
   for (const [name, text] of Object.entries(files)) writeFileSync(`${own}/${name}`, text);
   writeFileSync(`${own}/nix.conf`, "build-users-group =\n");
   const stubs = resolve(import.meta.dirname, "../nix/stubs");
-  const all = [`${stubs}/nixos.nix`, ...modules.map((module) => `(${module})`)].join(" ");
-  const expression = `(import ${stubs}/lib.nix).evalModules { pkgs = ${pkgs}; modules = [ ${all} ]; }`;
+  const modules = [`${stubs}/nixos.nix`, `${own}/${module}`, ...others.map((other) => `(${other})`)];
+  const expression = `(import ${stubs}/lib.nix).evalModules { pkgs = ${packages(opensshVersion, arm)}; modules = [ ${modules.join(" ")} ]; }`;
   const env = {
     ...process.env,
     NIX_STATE_DIR: `${own}/state`,
@@ -122,7 +125,6 @@ function evaluate(
     "nix-instantiate",
     ["--eval", "--strict", "--json", "--read-write-mode", "--expr", expression],
     {
-      cwd: own,
       encoding: "utf8",
       env,
       timeout: 20_000,

@@ -35,6 +35,7 @@ let
       ]
       ++ modules;
     }).config;
+  # A client's.
   disk = {
     boot.loader.grub.device = "/dev/sda";
     fileSystems."/" = {
@@ -47,13 +48,27 @@ let
     aws = "apply-ec2-data";
     hcloud = "nix-builder-birth";
   };
-  # Where each provider's machine comes from.
+  # A module with other text in place of the one file that it reads beside itself.
+  reading =
+    text: module:
+    builtins.scopedImport {
+      builtins = builtins // {
+        readFile = _: builtins.toJSON text;
+      };
+    } module;
+  # Where each provider's machine comes from: at Hetzner by each firmware that a type may have, Arm by EFI alone.
+  hcloudDisk = {
+    disk = "/dev/sda";
+    root = "5f1a8e0c-0000-4000-8000-000000000000";
+    esp = "ABCD-EF01";
+    bios = true;
+  };
+  onHcloud = changed: [ (reading (hcloudDisk // changed) ../../nixos/hcloud.nix) ];
   ground = {
     aws = [ (nixpkgs + "/nixos/modules/virtualisation/amazon-image.nix") ];
-    hcloud = [
-      disk
-      (nixpkgs + "/nixos/modules/profiles/qemu-guest.nix")
-    ];
+    hcloud = onHcloud { };
+    hcloud-bios = onHcloud { esp = null; };
+    hcloud-efi = onHcloud { bios = false; };
   };
 
   parameters = {
@@ -65,14 +80,7 @@ let
     trustedClients = false;
     automaticUpgrades = false;
   };
-  # nixos/builder.nix with these parameters in place of the file beside it.
-  builderModule =
-    changed:
-    builtins.scopedImport {
-      builtins = builtins // {
-        readFile = _: builtins.toJSON (parameters // changed);
-      };
-    } ../../nixos/builder.nix;
+  builderModule = changed: reading (parameters // changed) ../../nixos/builder.nix;
   # What an image of one's own may say otherwise.
   contrary =
     { lib, ... }:
@@ -92,10 +100,19 @@ let
       system.autoUpgrade.enable = true;
     };
 
+  # The old root is moved by the systemd initrd, and a snapshot gets all of a larger disk.
+  hcloudFacts = config: [
+    [ "the systemd initrd" config.boot.initrd.systemd.enable true ]
+    [ "the move of the old root" config.boot.initrd.systemd.services.nix-builder-move-old-root.wantedBy [ "initrd.target" ] ]
+    [ "growPartition" config.boot.growPartition true ]
+    [ "autoResize" config.fileSystems."/".autoResize true ]
+    [ "generations in the boot menu" config.boot.loader.grub.configurationLimit 10 ]
+  ];
   builder =
-    provider: system: others:
+    place: system: others:
     let
-      with' = changed: nixos system (ground.${provider} ++ others ++ [ (builderModule ({ inherit provider; } // changed)) ]);
+      provider = builtins.head (lib.splitString "-" place);
+      with' = changed: nixos system (ground.${place} ++ others ++ [ (builderModule ({ inherit provider; } // changed)) ]);
       config = with' { };
       ssh = config.services.openssh;
       matched = "Match User nix-builder\n";
@@ -105,6 +122,7 @@ let
       inherit config;
       inherit (config.system.build.toplevel) drvPath;
     }
+    ++ (if provider == "hcloud" then hcloudFacts else _: [ ]) config
     ++ [
       [ "system-features" config.nix.settings.system-features parameters.systemFeatures ]
       [ "trusted-users" config.nix.settings.trusted-users [ "root" ] ]
@@ -233,9 +251,8 @@ let
     lib.listToAttrs (
       lib.concatMap (
         system:
-        [
-          (lib.nameValuePair "builder-aws-${system}" (builder "aws" system [ ]))
-          (lib.nameValuePair "builder-hcloud-${system}" (builder "hcloud" system [ ]))
+        map (place: lib.nameValuePair "builder-${place}-${system}" (builder place system [ ])) (builtins.attrNames ground)
+        ++ [
           (lib.nameValuePair "builder-of-a-contrary-image-${system}" (builder "aws" system [ contrary ]))
           (lib.nameValuePair "home-${system}" (homes system))
         ]

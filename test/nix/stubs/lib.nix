@@ -111,7 +111,7 @@ rec {
   mkForce = mkOverride 50;
   optional = condition: value: if condition then [ value ] else [ ];
   optionals = condition: values: if condition then values else [ ];
-  optionalAttrs = condition: value: if condition then value else { };
+  optionalAttrs = condition: set: if condition then set else { };
 
   # The definitions that a value holds: the lower the priority, the stronger; the lower the order, the further in front.
   discharge =

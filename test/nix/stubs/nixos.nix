@@ -6,25 +6,24 @@ let
   of = type: default: mkOption { inherit type default; };
   strings = types.listOf types.str;
   cfg = config.services.openssh;
+
   # lib/systemd-unit-options.nix
-  services = of (types.attrsOf (
-    types.submodule {
-      enable = of types.bool true;
-      description = of types.str "";
-      after = of strings [ ];
-      before = of strings [ ];
-      conflicts = of strings [ ];
-      path = of strings [ ];
-      requisite = of strings [ ];
-      restartTriggers = of (types.listOf types.unitOption) [ ];
-      script = of types.lines "";
-      serviceConfig = of (types.attrsOf types.unitOption) { };
-      startAt = of (types.either types.str strings) [ ];
-      unitConfig = of (types.attrsOf types.unitOption) { };
-      wantedBy = of strings [ ];
-      wants = of strings [ ];
-    }
-  )) { };
+  service = types.submodule {
+    enable = of types.bool true;
+    description = of types.str "";
+    after = of strings [ ];
+    before = of strings [ ];
+    conflicts = of strings [ ];
+    path = of strings [ ];
+    requisite = of strings [ ];
+    restartTriggers = of (types.listOf types.unitOption) [ ];
+    script = of types.lines "";
+    serviceConfig = of (types.attrsOf types.unitOption) { };
+    startAt = of (types.either types.str strings) [ ];
+    unitConfig = of (types.attrsOf types.unitOption) { };
+    wantedBy = of strings [ ];
+    wants = of strings [ ];
+  };
 in
 {
   imports = [ ./client.nix ];
@@ -81,40 +80,7 @@ in
       }
     )) { };
 
-    systemd.services = services;
-
-    # system/boot/systemd/initrd.nix, system/boot/kernel.nix, system/boot/stage-1.nix, system/boot/grow-partition.nix
-    boot.initrd.systemd.enable = of types.bool true;
-    boot.initrd.systemd.services = services;
-    boot.initrd.availableKernelModules = of strings [ ];
-    boot.initrd.kernelModules = of strings [ ];
-    boot.kernelParams = of strings [ ];
-    boot.growPartition = of types.bool false;
-
-    # system/boot/loader/grub/grub.nix and loader/efi.nix
-    boot.loader.efi.efiSysMountPoint = of types.str "/boot";
-    boot.loader.grub = {
-      enable = of types.bool true;
-      devices = of strings [ ];
-      efiSupport = of types.bool false;
-      efiInstallAsRemovable = of types.bool false;
-      configurationLimit = of types.int 100;
-    };
-
-    # tasks/filesystems.nix
-    fileSystems = of (types.attrsOf (
-      types.submodule {
-        device = of (types.nullOr types.str) null;
-        fsType = of types.str "auto";
-        options = of strings [ "defaults" ];
-        autoResize = of types.bool false;
-      }
-    )) { };
-
-    # misc/documentation.nix, installer/cd-dvd/channel.nix, misc/version.nix
-    documentation.enable = of types.bool true;
-    system.defaultChannel = of types.str "https://channels.nixos.org/nixos-unstable";
-    system.nixos.release = of types.str "26.05";
+    systemd.services = of (types.attrsOf service) { };
     systemd.tmpfiles.rules = of strings [ ];
 
     # system/boot/tmp.nix, config/zram.nix, system/boot/systemd/journald.nix, tasks/auto-upgrade.nix, services/logging/logrotate.nix
@@ -129,13 +95,46 @@ in
     networking.firewall.enable = of types.bool true;
     networking.firewall.extraCommands = of types.lines "";
     networking.firewall.extraStopCommands = of types.lines "";
+
+    # tasks/filesystems.nix, system/boot/grow-partition.nix
+    fileSystems = of (types.attrsOf (
+      types.submodule {
+        device = of (types.nullOr types.str) null;
+        fsType = of types.str "auto";
+        options = of strings [ "defaults" ];
+        autoResize = of types.bool false;
+      }
+    )) { };
+    boot.growPartition = of types.bool false;
+
+    # system/boot/kernel.nix, system/boot/systemd/initrd.nix (enabled by default from 26.05 on)
+    boot.kernelParams = of strings [ ];
+    boot.initrd.availableKernelModules = of strings [ ];
+    boot.initrd.kernelModules = of strings [ ];
+    boot.initrd.systemd.enable = of types.bool true;
+    boot.initrd.systemd.services = of (types.attrsOf service) { };
+
+    # system/boot/loader/grub/grub.nix and efi.nix
+    boot.loader.grub = {
+      enable = of types.bool true;
+      devices = of strings [ ];
+      efiSupport = of types.bool false;
+      efiInstallAsRemovable = of types.bool false;
+      configurationLimit = of types.int 100;
+    };
+    boot.loader.efi.efiSysMountPoint = of types.str "/boot";
+
+    # misc/documentation.nix, misc/version.nix, config/nix-channel.nix
+    documentation.enable = of types.bool true;
+    system.nixos.release = of types.str "26.05";
+    system.defaultChannel = of types.str "https://channels.nixos.org/nixos-unstable";
   };
 
   config = {
-    boot.kernelParams = [ "loglevel=4" ];
-    boot.initrd.kernelModules = [ "dm_mod" ];
     # config/nix.nix: at normal priority, beside the default of the option.
     nix.settings.system-features = mkIf config.nix.enable [ "nixos-test" "benchmark" "big-parallel" "kvm" ];
+    boot.kernelParams = [ "loglevel=4" ];
+    boot.initrd.availableKernelModules = [ "ahci" "sd_mod" ];
     users.users.root.home = "/root";
     users.groups.root.gid = 0;
     systemd.services.nix-daemon.path = [ "nix" "openssh" ];
