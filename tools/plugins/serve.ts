@@ -2,22 +2,20 @@
  * Serves a plugin's resources and functions to the Pulumi engine over gRPC.
  *
  * `@pulumi/pulumi/provider` has a server for this, but its `Provider` interface knows neither previews (so that outputs
- * would be missing instead of unknown), nor detailed differences, nor the engine's log, nor which values are secret.
+ * would be missing instead of unknown), nor detailed differences, nor the engine's log, nor which values are secret; this
+ * one stands on the same package's protocol (`@pulumi/pulumi/proto`).
  */
 import { once, setMaxListeners } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
-import { Client, type Methods, server } from "./grpc.ts";
+import * as grpc from "@grpc/grpc-js";
+import structProto from "google-protobuf/google/protobuf/struct_pb.js";
+import emptyProto from "google-protobuf/google/protobuf/empty_pb.js";
+import engineServices from "@pulumi/pulumi/proto/engine_grpc_pb.js";
+import engineProto from "@pulumi/pulumi/proto/engine_pb.js";
+import pluginProto from "@pulumi/pulumi/proto/plugin_pb.js";
+import providerServices from "@pulumi/pulumi/proto/provider_grpc_pb.js";
+import providerProto from "@pulumi/pulumi/proto/provider_pb.js";
 import { type Difference, type Properties, differences, withoutNulls } from "./propertyValue.ts";
-import {
-  type Format,
-  type Message,
-  decode,
-  diffChanges,
-  diffKinds,
-  encode,
-  formats,
-  logSeverities,
-} from "./protobuf.ts";
 import { refusalOf } from "../../src/peer.ts";
 import { ownValue } from "../../src/record.ts";
 
@@ -94,7 +92,9 @@ export async function serve(plugin: Plugin, args: readonly string[]): Promise<vo
   // Every running command listens to it, and the engine runs as many at once as the user likes.
   setMaxListeners(0, stopping.signal);
   const engine = new Engine(engineAddress(args));
-  const port = await listen(plugin, methodsOf(plugin, engine, stopping));
+  const server = new grpc.Server(CHANNEL_OPTIONS);
+  server.addService(providerServices.ResourceProviderService, implementation(plugin, engine, stopping));
+  const port = await listen(server, plugin);
   endWithParent(stopping);
   // How the engine ends a plugin. By itself Node would die of it, without keeping what it compiled for the next time.
   process.once("SIGINT", () => {
@@ -104,15 +104,15 @@ export async function serve(plugin: Plugin, args: readonly string[]): Promise<vo
   process.stdout.write(`${port}\n`);
 }
 
-/** Listens, and passes on what this user's processes have to say. */
-async function listen(plugin: Plugin, methods: Methods): Promise<number> {
-  const accept = server(methods);
+/** Listens for the server, and passes on what this user's processes have to say. */
+async function listen(server: grpc.Server, plugin: Plugin): Promise<number> {
+  const injector = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
   const uid = process.geteuid?.() ?? NaN;
   const told = new Set<string>();
   const listener = createServer((socket) => {
     const refusal = refusalOf(socket, uid);
     if (refusal === undefined) {
-      accept(socket);
+      injector.injectConnection(socket);
       return;
     }
     const from = `${socket.remoteAddress ?? "an unknown address"}:${socket.remotePort ?? "?"}`;
@@ -130,7 +130,18 @@ async function listen(plugin: Plugin, methods: Methods): Promise<number> {
   return (listener.address() as AddressInfo).port;
 }
 
-function methodsOf(plugin: Plugin, engine: Engine, stopping: AbortController): Methods {
+type Request<T> = grpc.ServerUnaryCall<T, unknown>;
+type Reply<T> = grpc.sendUnaryData<T>;
+type Proto = typeof providerProto;
+type Message<Name extends keyof Proto> = Proto[Name] extends new () => infer T ? T : never;
+
+/** As in Pulumi's Go SDK (`rpcutil.GrpcChannelOptions`): state may be large. */
+const CHANNEL_OPTIONS = {
+  "grpc.max_receive_message_length": 400 * 1024 * 1024,
+  "grpc.max_send_message_length": 400 * 1024 * 1024,
+};
+
+function implementation(plugin: Plugin, engine: Engine, stopping: AbortController): grpc.UntypedServiceImplementation {
   const operation = (urn: string, preview: boolean): Operation => ({
     name: nameOf(urn),
     preview,
@@ -146,93 +157,127 @@ function methodsOf(plugin: Plugin, engine: Engine, stopping: AbortController): M
     return served;
   };
   /** Answers once the log has been delivered, so that no line appears after the resource is done. */
-  const method = <Req extends Format, Res extends Format>(
-    request: Req,
-    response: Res,
-    respond: (request: Message<Req>) => Partial<Message<Res>> | Promise<Partial<Message<Res>>>,
-  ) => {
-    return async (bytes: Buffer): Promise<Buffer> => {
-      try {
-        return encode(response, await respond(decode(request, bytes)));
-      } finally {
-        await engine.delivered();
-      }
+  const answer = <Req, Res>(respond: (request: Req) => Res | Promise<Res>) => {
+    return (call: Request<Req>, callback: Reply<Res>): void => {
+      const run = async (): Promise<Res> => respond(call.request);
+      run()
+        .finally(() => engine.delivered())
+        .then(
+          (response) => {
+            callback(null, response);
+          },
+          (error: unknown) => {
+            callback({ code: grpc.status.UNKNOWN, details: error instanceof Error ? error.message : String(error) });
+          },
+        );
     };
   };
-  const { Empty } = formats;
-  const methods: Methods = {
-    GetPluginInfo: method(Empty, formats.PluginInfo, () => ({ version: plugin.version })),
-    GetSchema: method(Empty, formats.GetSchemaResponse, () => ({
-      schema: JSON.stringify({ name: plugin.name, version: plugin.version }),
-    })),
-    Attach: method(formats.PluginAttach, Empty, ({ address }) => {
-      engine.address = address;
-      return {};
-    }),
-    CheckConfig: method(formats.CheckRequest, formats.CheckResponse, ({ news }) => ({ inputs: news })),
-    DiffConfig: method(Empty, formats.DiffResponse, () => ({ changes: diffChanges.none })),
-    Configure: method(Empty, formats.ConfigureResponse, () => ({ acceptSecrets: true, supportsPreview: true })),
-    Cancel: method(Empty, Empty, () => {
-      stopping.abort(new Error("cancelled"));
-      return {};
-    }),
-    Check: method(formats.CheckRequest, formats.CheckResponse, ({ urn, news }) =>
-      resource(urn).check(properties(news)),
+
+  return {
+    getPluginInfo: answer(() => new pluginProto.PluginInfo().setVersion(plugin.version)),
+    getSchema: answer(() =>
+      new providerProto.GetSchemaResponse().setSchema(JSON.stringify({ name: plugin.name, version: plugin.version })),
     ),
-    Diff: method(formats.DiffRequest, formats.DiffResponse, ({ urn, olds, news, ignoreChanges }) => {
-      const found = resource(urn).diff(properties(olds), properties(news));
-      return diffResponse(found.filter(({ input }) => !ignoreChanges.includes(input)));
+    attach: answer((request: { getAddress: () => string }) => {
+      engine.address = request.getAddress();
+      return new emptyProto.Empty();
     }),
-    Create: method(formats.CreateRequest, formats.CreateResponse, async ({ urn, properties: inputs, preview }) => {
-      const { id, state } = await resource(urn).create(properties(inputs), operation(urn, preview));
-      return { id, properties: state };
+    checkConfig: answer((request: Message<"CheckRequest">) =>
+      new providerProto.CheckResponse().setInputs(request.getNews()),
+    ),
+    diffConfig: answer(() =>
+      new providerProto.DiffResponse().setChanges(providerProto.DiffResponse.DiffChanges.DIFF_NONE),
+    ),
+    configure: answer(() =>
+      new providerProto.ConfigureResponse().setAcceptsecrets(true).setSupportspreview(true).setAcceptresources(false),
+    ),
+    cancel: answer(() => {
+      stopping.abort(new Error("cancelled"));
+      return new emptyProto.Empty();
     }),
-    Update: method(formats.UpdateRequest, formats.UpdateResponse, async ({ urn, olds, news, preview }) => {
-      const { update } = resource(urn);
-      if (!update) throw new Error(`${typeOf(urn)} can't be changed in place, only replaced.`);
-      return { properties: await update(properties(olds), properties(news), operation(urn, preview)) };
+    check: answer((request: Message<"CheckRequest">) => {
+      const { inputs, failures } = resource(request.getUrn()).check(properties(request.getNews()));
+      return new providerProto.CheckResponse()
+        .setInputs(struct(inputs))
+        .setFailuresList(
+          failures.map(({ property, reason }) =>
+            new providerProto.CheckFailure().setProperty(property).setReason(reason),
+          ),
+        );
+    }),
+    diff: answer((request: Message<"DiffRequest">) => {
+      const found = resource(request.getUrn()).diff(properties(request.getOlds()), properties(request.getNews()));
+      return diffResponse(found.filter(({ input }) => !request.getIgnorechangesList().includes(input)));
+    }),
+    create: answer(async (request: Message<"CreateRequest">) => {
+      const { id, state } = await resource(request.getUrn()).create(
+        properties(request.getProperties()),
+        operation(request.getUrn(), request.getPreview()),
+      );
+      return new providerProto.CreateResponse().setId(id).setProperties(struct(state));
+    }),
+    update: answer(async (request: Message<"UpdateRequest">) => {
+      const { update } = resource(request.getUrn());
+      if (!update) throw new Error(`${typeOf(request.getUrn())} can't be changed in place, only replaced.`);
+      const state = await update(
+        properties(request.getOlds()),
+        properties(request.getNews()),
+        operation(request.getUrn(), request.getPreview()),
+      );
+      return new providerProto.UpdateResponse().setProperties(struct(state));
     }),
     // What these resources did can't be looked up: the state stands for it, as with the genuine plugins.
-    Read: method(formats.ReadRequest, formats.ReadResponse, ({ urn, id, properties: state, inputs }) => {
-      const { importError } = resource(urn);
-      const isImport = Object.keys(properties(state)).length === 0;
+    read: answer((request: Message<"ReadRequest">) => {
+      const { importError } = resource(request.getUrn());
+      const isImport = Object.keys(properties(request.getProperties())).length === 0;
       if (isImport && importError !== undefined) throw new Error(importError);
-      return { id, properties: state, inputs };
+      return new providerProto.ReadResponse()
+        .setId(request.getId())
+        .setProperties(request.getProperties())
+        .setInputs(request.getInputs());
     }),
-    Delete: method(formats.DeleteRequest, Empty, async ({ urn, properties: state }) => {
-      await resource(urn).delete(properties(state), operation(urn, false));
-      return {};
+    delete: answer(async (request: Message<"DeleteRequest">) => {
+      await resource(request.getUrn()).delete(properties(request.getProperties()), operation(request.getUrn(), false));
+      return new emptyProto.Empty();
     }),
-    Invoke: method(formats.InvokeRequest, formats.InvokeResponse, async ({ tok, args }) => {
-      const run = ownValue(plugin.functions, tok);
-      if (!run) throw new Error(notServed(plugin, tok, plugin.functions));
-      return { return: await run(properties(args), operation("", false)) };
+    invoke: answer(async (request: Message<"InvokeRequest">) => {
+      const run = ownValue(plugin.functions, request.getTok());
+      if (!run) throw new Error(notServed(plugin, request.getTok(), plugin.functions));
+      const result = await run(properties(request.getArgs()), operation("", false));
+      return new providerProto.InvokeResponse().setReturn(struct(result));
     }),
   };
-  return Object.fromEntries(
-    Object.entries(methods).map(([name, answer]) => [`/pulumirpc.ResourceProvider/${name}`, answer]),
-  );
 }
 
 /** The engine's own service, of which a plugin uses the log. Messages arrive in the order in which they were given. */
 class Engine {
-  #client: Client | undefined;
+  address: string | undefined;
+  #client: InstanceType<typeof engineServices.EngineClient> | undefined;
   #lastSent: Promise<void> = Promise.resolve();
 
   constructor(address: string | undefined) {
     this.address = address;
   }
 
-  set address(address: string | undefined) {
-    this.#client = address === undefined ? undefined : new Client(address);
-  }
-
   log(urn: string, severity: "info" | "warning" | "error", message: string, ephemeral: boolean): void {
+    if (this.address === undefined) return;
+    this.#client ??= new engineServices.EngineClient(this.address, grpc.credentials.createInsecure(), CHANNEL_OPTIONS);
     const client = this.#client;
-    if (client === undefined) return;
-    const request = encode(formats.LogRequest, { severity: logSeverities[severity], message, urn, ephemeral });
-    // A line that can't be delivered is no reason to fail the resource that it is about.
-    this.#lastSent = this.#lastSent.then(() => client.call("/pulumirpc.Engine/Log", request));
+    const { INFO, WARNING, ERROR } = engineProto.LogSeverity;
+    const request = new engineProto.LogRequest()
+      .setSeverity({ info: INFO, warning: WARNING, error: ERROR }[severity])
+      .setMessage(message)
+      .setUrn(urn)
+      .setEphemeral(ephemeral);
+    this.#lastSent = this.#lastSent.then(
+      () =>
+        new Promise((resolve) => {
+          // A line that can't be delivered is no reason to fail the resource that it is about.
+          client.log(request, () => {
+            resolve();
+          });
+        }),
+    );
   }
 
   /** Resolves when every message given so far has been delivered. */
@@ -256,25 +301,35 @@ function endWithParent(stopping: AbortController): void {
   }, 1000).unref();
 }
 
-function diffResponse(found: readonly Change[]): Partial<Message<typeof formats.DiffResponse>> {
-  return {
-    changes: found.length === 0 ? diffChanges.none : diffChanges.some,
-    diffs: inputsOf(found),
-    replaces: inputsOf(found.filter(({ replaces }) => replaces)),
-    hasDetailedDiff: true,
-    detailedDiff: found.map(({ path, kind, replaces }) => ({
-      key: path,
-      value: [{ kind: diffKinds[replaces ? (`${kind}Replace` as const) : kind] }],
-    })),
-  };
+function diffResponse(found: readonly Change[]): Message<"DiffResponse"> {
+  const { DIFF_NONE, DIFF_SOME } = providerProto.DiffResponse.DiffChanges;
+  const kinds = providerProto.PropertyDiff.Kind;
+  const response = new providerProto.DiffResponse()
+    .setChanges(found.length === 0 ? DIFF_NONE : DIFF_SOME)
+    .setDiffsList(inputsOf(found))
+    .setReplacesList(inputsOf(found.filter(({ replaces }) => replaces)))
+    .setHasdetaileddiff(true);
+  for (const { path, kind, replaces } of found) {
+    const code = {
+      add: replaces ? kinds.ADD_REPLACE : kinds.ADD,
+      delete: replaces ? kinds.DELETE_REPLACE : kinds.DELETE,
+      update: replaces ? kinds.UPDATE_REPLACE : kinds.UPDATE,
+    }[kind];
+    response.getDetaileddiffMap().set(path, new providerProto.PropertyDiff().setKind(code));
+  }
+  return response;
 }
 
 function inputsOf(changes: readonly Change[]): string[] {
   return [...new Set(changes.map(({ input }) => input))];
 }
 
-function properties(struct: Properties | undefined): Properties {
-  return withoutNulls(struct ?? {});
+function properties(message: { toJavaScript: () => Properties } | undefined): Properties {
+  return withoutNulls(message?.toJavaScript() ?? {});
+}
+
+function struct(values: Properties): InstanceType<typeof structProto.Struct> {
+  return structProto.Struct.fromJavaScript(values);
 }
 
 /** urn:pulumi:STACK::PROJECT::PARENT_TYPE$TYPE::NAME */
