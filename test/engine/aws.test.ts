@@ -72,7 +72,7 @@ function comparable(request: Ec2Request): object {
   const own = /^(UserData|ClientToken|KeyName|caller|TagSpecification.*)$/;
   // What the plugin says although it is the default.
   const defaults =
-    /^(DisableApiTermination|EbsOptimized|Monitoring\.Enabled|Placement\..*|.*\.DeleteOnTermination|.*\.NetworkCardIndex)$/;
+    /^(DisableApiTermination|EbsOptimized|Monitoring\.Enabled|Placement\..*|HibernationOptions\..*|MetadataOptions\.HttpProtocolIpv6|.*\.DeleteOnTermination|.*\.NetworkCardIndex)$/;
   const names = Object.entries(request).flatMap(([key, value]) => (/^TagSpecification.*Key$/.test(key) ? [value] : []));
   return {
     ...Object.fromEntries(Object.entries(request).filter(([key]) => !own.test(key) && !defaults.test(key))),
