@@ -38,7 +38,7 @@ export const systemdInitrd = "/usr/local/lib/systemd-initrd";
  */
 const packages = [
   ...["systemd-sysv", "udev", "dbus", "linux-image-cloud-amd64", "initramfs-tools", "zstd", "e2fsprogs"],
-  ...["cloud-init", "openssh-server", "curl", "xz-utils", "nix-bin", "busybox-static"],
+  ...["cloud-init", "iproute2", "openssh-server", "curl", "xz-utils", "nix-bin", "busybox-static"],
   ...["dosfstools", "grub2-common", "grub-pc-bin", "grub-efi-amd64-bin", "dracut-core", "cpio"],
 ];
 
@@ -55,7 +55,7 @@ const options = [
   // A mirror may lag, and nothing but these tests ever runs it.
   `--aptopt=Acquire::Check-Valid-Until "false"`,
   `--include=${packages.join(",")}`,
-  // Debian's own cloud images have a network manager that cloud-init can configure, and a locale that exists.
+  // Debian's own cloud images have a network manager that cloud-init can configure (with iproute2), and a locale that exists.
   `--customize-hook=chroot "$1" systemctl enable systemd-networkd`,
   `--customize-hook=echo "locale: C.UTF-8" >"$1/etc/cloud/cloud.cfg.d/50-locale.cfg"`,
   `--customize-hook=printf "LABEL=CIDATA ${seedMount} vfat ro,nofail\\nLABEL=ESP /boot/efi vfat umask=0077,nofail\\n" >"$1/etc/fstab"`,

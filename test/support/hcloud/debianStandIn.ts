@@ -81,7 +81,7 @@ cat >$new/etc/systemd/system/${deleting}.service <<'UNIT'
 ${unit(remove, `/nix/stand-in/delete`)}
 UNIT
 wants=$new/etc/systemd/system/multi-user.target.wants
-rm -f $new/etc/systemd/system/ssh*.service.wants $wants/ssh*.service $wants/cloud*
+rm -rf $new/etc/systemd/system/ssh*.service.wants $wants/ssh*.service $wants/cloud*
 rm -rf $new/etc/systemd/system/cloud-init.target.wants
 touch $new/etc/cloud/cloud-init.disabled
 ln -s ../sshd.service $wants/sshd.service
