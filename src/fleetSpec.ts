@@ -5,7 +5,14 @@ import * as z from "zod";
 import { awsBuilderFields, awsSchema, wrongAwsBuilder } from "./aws/schema.ts";
 import type { AwsBuilderFields, AwsFleetSpec } from "./aws/schema.ts";
 import { defaultBuildLimits, type BuildLimits } from "./bootstrap/defaults.ts";
-import { accessSchema, expiresSchema, hcloudBuilderFields, hcloudSchema, wrongCandidate } from "./hcloud/schema.ts";
+import {
+  accessSchema,
+  expiresSchema,
+  hcloudBuilderFields,
+  hcloudSchema,
+  outsideZone,
+  wrongCandidate,
+} from "./hcloud/schema.ts";
 import type { AccessSpec, HcloudBuilderFields, HcloudFleetSpec } from "./hcloud/schema.ts";
 import {
   checkAlias,
@@ -297,6 +304,7 @@ export function parseFleetSpec(
   refuseDuplicates(builders);
   refuseWrongNames(builders, services.serviceBuilders);
   refuseUnreachable(builders, parsed.data);
+  refuseOutsideZone(builders, parsed.data.hcloud);
   const level = parsed.data.trust ?? defaultTrust(builders, localNix);
   refuseLegacyProtocol(builders, [level, ...parsed.data.clients.flatMap(({ trust }) => trust ?? [])]);
   return {
@@ -508,6 +516,15 @@ function refuseWrongNames(builders: readonly BuilderSpec[], serviceBuilders: rea
           "count for both; write its full DNS name or its IP address",
       );
     }
+  }
+}
+
+/** A server joins no network of another zone; Hetzner says so when it has been made. */
+function refuseOutsideZone(builders: readonly BuilderSpec[], hcloud: HcloudFleetSpec): void {
+  for (const builder of builders) {
+    if (builder.provider !== "hcloud") continue;
+    const wrong = builder.candidates.map((candidate) => outsideZone(candidate, hcloud)).find(Boolean);
+    if (wrong !== undefined) throw new ConfigurationError(`builders: '${builder.name}': ${wrong}`);
   }
 }
 

@@ -1,6 +1,6 @@
 /** The part of the configuration that is about AWS, and what can be known of it without asking the API. */
-import { isIP } from "node:net";
 import * as z from "zod";
+import { networkRange } from "../ipRange.ts";
 import { currentRelease, isSupportedRelease, oldestRelease } from "../nixosRelease.ts";
 import type { System } from "../nix/system.ts";
 
@@ -81,13 +81,7 @@ export const awsSchema = z.strictObject({
             .min(1, "at least one subnet's id, for instance subnet-0123456789abcdef0"),
         }),
         z.strictObject({
-          ipRange: z
-            .string()
-            .refine((text) => {
-              const [address = "", bits = ""] = text.split("/");
-              return isIP(address) === 4 && /^(1[6-9]|2[0-4])$/.test(bits) && text.split("/").length === 2;
-            }, "an IPv4 range of /16 to /24")
-            .default("10.65.0.0/16"),
+          ipRange: networkRange(16, 24, "any").default("10.65.0.0/16"),
           zones: wholeNumber(1, 4).default(1),
         }),
       ],

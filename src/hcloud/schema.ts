@@ -1,6 +1,6 @@
 /** The part of the configuration that is about Hetzner Cloud, and what can be known of it without asking the API. */
-import { isIP } from "node:net";
 import * as z from "zod";
+import { ipRange, networkRange } from "../ipRange.ts";
 import { currentRelease, pinnedNix, pinnedNixpkgs, type PinnedRelease } from "../nixosRelease.ts";
 import type { System } from "../nix/system.ts";
 
@@ -30,12 +30,6 @@ const candidate = z
     const [serverType = "", location = ""] = text.split("@");
     return { serverType, location };
   });
-
-const cidr = z.string().refine((text) => {
-  const [address = "", bits = "", ...rest] = text.split("/");
-  const version = isIP(address);
-  return rest.length === 0 && version !== 0 && /^\d{1,3}$/.test(bits) && Number(bits) <= (version === 4 ? 32 : 128);
-}, "an IP range such as 203.0.113.7/32 or 2001:db8::/64; 0.0.0.0/0 and ::/0 together are everybody");
 
 const image = z
   .union([z.number(), z.string()])
@@ -74,7 +68,7 @@ export interface HcloudBuilderFields {
 
 /** `access` of the configuration. */
 export const accessSchema = z.strictObject({
-  allowedCidrs: z.array(cidr, "a list of IP ranges").min(1, "at least one IP range, for instance 203.0.113.7/32"),
+  allowedCidrs: z.array(ipRange, "a list of IP ranges").min(1, "at least one IP range, for instance 203.0.113.7/32"),
 });
 
 /** Who may reach the SSH port of cloud builders. */
@@ -103,7 +97,8 @@ const releases = Object.keys(pinnedNixpkgs) as [PinnedRelease, ...PinnedRelease[
 export const hcloudSchema = z.strictObject({
   network: z
     .strictObject({
-      ipRange: cidr.default("10.64.0.0/16"),
+      // "Must be one of the private IPv4 ranges of RFC1918. Minimum network size is /24": https://docs.hetzner.cloud/reference/cloud#networks.
+      ipRange: networkRange(8, 24, "private").default("10.64.0.0/16"),
       zone: z
         .string()
         .regex(/^[a-z]+-[a-z]+$/, "a network zone such as eu-central")
@@ -170,4 +165,25 @@ export function wrongCandidate({ serverType, location }: Candidate, system: Syst
   }
   if (runs === system) return undefined;
   return `${found} runs ${runs}, but the builder's system is ${system}; allowed are ${system === "aarch64-linux" ? "cax…" : "cx…, cpx… and ccx…"}`;
+}
+
+/** Source: https://docs.hetzner.com/cloud/general/locations. What isn't here, the API knows. */
+const zones = new Map([
+  ["fsn1", "eu-central"],
+  ["nbg1", "eu-central"],
+  ["hel1", "eu-central"],
+  ["ash", "us-east"],
+  ["hil", "us-west"],
+  ["sin", "ap-southeast"],
+]);
+
+/** Why a candidate can't be in the fleet's private network, in words; `undefined`: it can, as far as is known here. */
+export function outsideZone({ serverType, location }: Candidate, { network }: HcloudFleetSpec): string | undefined {
+  const zone = zones.get(location);
+  if (network === undefined || zone === undefined || zone === network.zone) return undefined;
+  const inside = [...zones].flatMap(([name, its]) => (its === network.zone ? [name] : []));
+  return (
+    `candidates: ${serverType}@${location} is in the network zone ${zone}, which a network in ${network.zone} does not reach; ` +
+    `allowed are ${inside.length === 0 ? `locations in ${network.zone}` : inside.join(", ")}, or set hcloud.network.zone to ${zone}`
+  );
 }

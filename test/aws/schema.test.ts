@@ -66,6 +66,10 @@ describe("a builder at AWS", () => {
 
   it.each([
     [{ access: undefined }, /access: missing; builder 'x86' is in a cloud/],
+    [
+      { aws: { network: { ipRange: "10.65.7.0/16" } } },
+      /aws\.network\.ipRange: .*10\.65\.0\.0\/16 for the whole range/,
+    ],
     [{ aws: { network: { ipRange: "10.0.0.0/8" } } }, /aws\.network.*"10\.0\.0\.0\/8" is not allowed/],
   ])("is refused in a fleet with %j", (more, message) => {
     expect(() => parse({}, more)).toThrow(message);

@@ -102,3 +102,82 @@ describe("a builder at Hetzner", () => {
     expect(refusal({}, { access, expires: "tomorrow" })).toMatch(/expires: "tomorrow"/);
   });
 });
+
+describe("ranges of IP addresses", () => {
+  it.each([
+    "203.0.113.7/32",
+    "203.0.113.0/24",
+    "2001:db8::/64",
+    "2001:DB8:0::/64",
+    "::/0",
+    "0.0.0.0/0",
+    "2001:db8::7/128",
+  ])("take %s as who may connect", (range) => {
+    expect(parse({}, { access: { allowedCidrs: [range] } }).access).toEqual({ allowedCidrs: [range] });
+  });
+
+  it.each([
+    ["203.0.113.7/24", "203.0.113.0/24 for the whole range, or 203.0.113.7/32 for that address alone"],
+    ["10.0.0.1/0", "0.0.0.0/0 for the whole range, or 10.0.0.1/32 for that address alone"],
+    ["2001:db8::7/64", "2001:db8::/64 for the whole range, or 2001:db8::7/128 for that address alone"],
+    ["203.0.113.7", "an IP range such as 203.0.113.7/32"],
+    ["203.0.113.7/33", "an IP range such as"],
+    ["fe80::1%eth0/64", "an IP range such as"],
+    ["10.1/16", "an IP range such as"],
+    [7, "an IP range such as"],
+  ])("refuse %s, and say by which key, and what was meant", (range, words) => {
+    const said = refusal({}, { access: { allowedCidrs: ["203.0.113.7/32", range] } });
+    expect(said).toMatch(/^access\.allowedCidrs\[1\]: /);
+    expect(said).toContain(words);
+  });
+
+  it.each(["10.64.0.0/16", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "192.168.7.0/24"])(
+    "take %s for a network of the fleet's own",
+    (range) => {
+      expect(parse({}, { access, hcloud: { network: { ipRange: range } } }).hcloud.network?.ipRange).toBe(range);
+    },
+  );
+
+  it.each([
+    ["10.64.0.0/25", "/8 to /24"],
+    ["10.64.0.0/30", "/8 to /24"],
+    ["10.0.0.0/7", "/8 to /24"],
+    ["172.16.0.0/11", "172.16.0.0/12"],
+    ["192.168.0.0/15", "192.168.0.0/16"],
+    ["203.0.113.0/24", "a private IPv4 range"],
+    ["fd00::/16", "a private IPv4 range"],
+    ["10.64.0.0", "a private IPv4 range"],
+    ["10.64.7.1/16", "10.64.0.0/16 for the whole range"],
+    [10, "a private IPv4 range"],
+  ])("refuse %s for one", (range, words) => {
+    const said = refusal({}, { access, hcloud: { network: { ipRange: range } } });
+    expect(said).toMatch(/^hcloud\.network\.ipRange: /);
+    expect(said).toContain(words);
+  });
+});
+
+describe("a private network", () => {
+  const inZone = (zone: string) => ({ access, hcloud: { network: { zone } } });
+
+  it("holds locations of its zone, and those that only the API knows", () => {
+    expect(
+      parse({ candidates: ["cax31@fsn1", "cax31@hel1", "cax31@xyz1"] }, inZone("eu-central")).builders,
+    ).toHaveLength(1);
+    expect(parse({ system: "x86_64-linux", candidates: ["cpx42@ash"] }, inZone("us-east")).builders).toHaveLength(1);
+  });
+
+  it.each([
+    [
+      ["cax31@fsn1", "cax31@ash"],
+      "eu-central",
+      "cax31@ash is in the network zone us-east",
+      "fsn1, nbg1, hel1, or set hcloud.network.zone to us-east",
+    ],
+    [["cax31@fsn1"], "us-west", "cax31@fsn1 is in the network zone eu-central", "hil, or set"],
+    [["cax31@fsn1"], "mars-north", "cax31@fsn1 is in the network zone eu-central", "locations in mars-north, or set"],
+  ])("refuses %s in %s before anything is made", (candidates, zone, what, allowed) => {
+    const said = refusal({ candidates }, inZone(zone));
+    expect(said).toContain(`builders: 'arm': candidates: ${what}`);
+    expect(said).toContain(`allowed are ${allowed}`);
+  });
+});
