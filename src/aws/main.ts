@@ -22,12 +22,15 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
   "delete-instances": () => sweep(process.env[tagVariable], ({ kind }) => instanceKinds.has(kind)),
   /** Deletes whatever is in the stack's network: runs when what of it the state knows of is gone. */
   "delete-contents": () => sweep(process.env[tagVariable], ({ kind }) => kind !== "vpc"),
-  /** Deletes what a killed deployment made without writing it down. */
+  /** Deletes what is no part of the fleet: what was replaced just now, and what a killed deployment made without writing it down. */
   "delete-orphans": async () => {
     const known = JSON.parse(await text(process.stdin)) as Known;
     await withEc2(async (ec2) => {
       const orphans = await findOrphans(ec2, known);
-      for (const { kind, name } of orphans) complain(`${kind} ${name} is left of a killed deployment: deleting it`);
+      for (const { kind, name } of orphans)
+        complain(
+          `${kind} ${name} is no part of the fleet any more (replaced, or left of a killed deployment): deleting it`,
+        );
       await remove(ec2, orphans);
     });
   },

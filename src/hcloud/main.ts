@@ -29,11 +29,14 @@ const actions: Readonly<Record<string, () => Promise<void>>> = {
     const api = new HcloudApi(await currentAccess());
     await remove(api, await findLabelled(api, { [labels.stack]: process.env[labelVariable] ?? "" }, ["servers"]));
   },
-  /** Deletes what a killed deployment made without writing it down. */
+  /** Deletes what is no part of the fleet: what was replaced just now, and what a killed deployment made without writing it down. */
   "delete-orphans": async () => {
     const api = new HcloudApi(await currentAccess());
     const orphans = await findOrphans(api, JSON.parse(await text(process.stdin)) as Known);
-    for (const { kind, name } of orphans) complain(`${kind} ${name} is left of a killed deployment: deleting it`);
+    for (const { kind, name } of orphans)
+      complain(
+        `${kind} ${name} is no part of the fleet any more (replaced, or left of a killed deployment): deleting it`,
+      );
     await remove(api, orphans);
   },
   release: async () => {
