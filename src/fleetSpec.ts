@@ -529,7 +529,7 @@ function refuseOutsideZone(builders: readonly BuilderSpec[], hcloud: HcloudFleet
 }
 
 /** Who may connect to a machine in a cloud has to be said, and it needs some address. */
-function refuseUnreachable(builders: readonly BuilderSpec[], { access, hcloud, aws }: Configuration): void {
+function refuseUnreachable(builders: readonly BuilderSpec[], { access, aws }: Configuration): void {
   const first = builders.find(({ provider }) => provider === "hcloud" || provider === "aws");
   if (first !== undefined && access === undefined) {
     throw new ConfigurationError(
@@ -537,12 +537,12 @@ function refuseUnreachable(builders: readonly BuilderSpec[], { access, hcloud, a
         "access: { allowedCidrs: [203.0.113.7/32] } for your own address, or [0.0.0.0/0, '::/0'] for everybody's",
     );
   }
-  const unreachable = builders.find(
-    (builder) => builder.provider === "hcloud" && !builder.ipv4 && !builder.ipv6 && hcloud.network === undefined,
-  );
+  // `private_net_only_server`: https://docs.hetzner.cloud/reference/cloud#firewall-actions-apply-to-resources.
+  const unreachable = builders.find((builder) => builder.provider === "hcloud" && !builder.ipv4 && !builder.ipv6);
   if (unreachable !== undefined) {
     throw new ConfigurationError(
-      `builders: '${unreachable.name}' has neither ipv4 nor ipv6 nor a private network; allow one of the first two, or set hcloud.network`,
+      `builders: '${unreachable.name}' has neither ipv4 nor ipv6: Hetzner applies no firewall to such a server, and the fleet's own network has no way out, ` +
+        "so that neither NixOS nor a package could be fetched; allow ipv6, which costs nothing",
     );
   }
   const confined = builders.find(

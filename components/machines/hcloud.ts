@@ -260,11 +260,7 @@ export class HcloudMachine extends pulumi.ComponentResource implements Machine {
       },
     );
     project.owns("servers", server);
-    const address = spec.ipv4
-      ? server.ipv4Address
-      : spec.ipv6
-        ? server.ipv6Address
-        : server.networks.apply((networks) => networks?.[0]?.ip ?? "");
+    const address = spec.ipv4 ? server.ipv4Address : server.ipv6Address;
     const nixos = provisionNixos(
       name,
       {

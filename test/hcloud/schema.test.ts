@@ -51,7 +51,7 @@ describe("a builder at Hetzner", () => {
     ["no candidates", { candidates: [] }, /candidates: \[\].*at least one/],
     ["candidates left out", { candidates: undefined }, /candidates: missing.*list/],
     ["an unknown image", { image: "ubuntu" }, /image: "ubuntu".*infect, snapshot/],
-    ["no address at all", { ipv4: false, ipv6: false }, /neither ipv4 nor ipv6 nor a private network/],
+    ["no address at all", { ipv4: false, ipv6: false }, /'arm' has neither ipv4 nor ipv6: .*allow ipv6/],
   ])("is refused with %s", (_, builder, message) => {
     expect(refusal(builder)).toMatch(message);
   });
@@ -157,6 +157,12 @@ describe("ranges of IP addresses", () => {
 });
 
 describe("a private network", () => {
+  it("is no substitute for a public address", () => {
+    const hcloud = { network: {} };
+    expect(refusal({ ipv4: false, ipv6: false }, { access, hcloud })).toMatch(/network has no way out.*allow ipv6/);
+    expect(parse({ ipv4: false }, { access, hcloud }).builders).toHaveLength(1);
+  });
+
   const inZone = (zone: string) => ({ access, hcloud: { network: { zone } } });
 
   it("holds locations of its zone, and those that only the API knows", () => {
