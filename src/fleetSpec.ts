@@ -11,6 +11,7 @@ import {
   hcloudBuilderFields,
   hcloudSchema,
   outsideZone,
+  placementGroupSize,
   wrongCandidate,
 } from "./hcloud/schema.ts";
 import type { AccessSpec, HcloudBuilderFields, HcloudFleetSpec } from "./hcloud/schema.ts";
@@ -304,7 +305,7 @@ export function parseFleetSpec(
   refuseDuplicates(builders);
   refuseWrongNames(builders, services.serviceBuilders);
   refuseUnreachable(builders, parsed.data);
-  refuseOutsideZone(builders, parsed.data.hcloud);
+  refuseWhatJoinsNothing(builders, parsed.data.hcloud);
   const level = parsed.data.trust ?? defaultTrust(builders, localNix);
   refuseLegacyProtocol(builders, [level, ...parsed.data.clients.flatMap(({ trust }) => trust ?? [])]);
   return {
@@ -519,10 +520,15 @@ function refuseWrongNames(builders: readonly BuilderSpec[], serviceBuilders: rea
   }
 }
 
-/** A server joins no network of another zone; Hetzner says so when it has been made. */
-function refuseOutsideZone(builders: readonly BuilderSpec[], hcloud: HcloudFleetSpec): void {
-  for (const builder of builders) {
-    if (builder.provider !== "hcloud") continue;
+/** A server joins no network of another zone, and no full group; Hetzner says so when it has been made. */
+function refuseWhatJoinsNothing(builders: readonly BuilderSpec[], hcloud: HcloudFleetSpec): void {
+  const servers = builders.filter((builder) => builder.provider === "hcloud");
+  if (hcloud.spread && servers.length > placementGroupSize) {
+    throw new ConfigurationError(
+      `hcloud.spread: a placement group holds ${placementGroupSize} servers, and there are ${servers.length} builders at Hetzner; set spread: false, or have fewer of them`,
+    );
+  }
+  for (const builder of servers) {
     const wrong = builder.candidates.map((candidate) => outsideZone(candidate, hcloud)).find(Boolean);
     if (wrong !== undefined) throw new ConfigurationError(`builders: '${builder.name}': ${wrong}`);
   }

@@ -87,6 +87,9 @@ const nixArchive = z.strictObject({
   hash: z.string().regex(/^[0-9a-f]{64}$/, "the archive's SHA-256 in 64 hexadecimal digits"),
 });
 
+/** Servers in a placement group at most. Source: https://docs.hetzner.com/cloud/placement-groups/overview. */
+export const placementGroupSize = 10;
+
 const releases = Object.keys(pinnedNixpkgs) as [PinnedRelease, ...PinnedRelease[]];
 
 /**

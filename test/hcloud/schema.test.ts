@@ -187,3 +187,14 @@ describe("a private network", () => {
     expect(said).toContain(`allowed are ${allowed}`);
   });
 });
+
+describe("a placement group", () => {
+  it("holds ten servers, and not eleven", () => {
+    const hcloud = { spread: true };
+    expect(parse({ count: 10 }, { access, hcloud }).builders).toHaveLength(10);
+    expect(refusal({ count: 11 }, { access, hcloud })).toMatch(
+      /^hcloud\.spread: .* holds 10 servers.* 11 builders .*spread: false/,
+    );
+    expect(parse({ count: 11 }).builders).toHaveLength(11);
+  });
+});
