@@ -79,7 +79,7 @@ describe("what can be known beforehand ends before anything is made", () => {
   });
 
   it.each<[string, (path: string) => void, string]>([
-    ["isn't there", () => undefined, "can't be read"],
+    ["isn't there", () => undefined, "isn't there"],
     [
       "is a folder",
       (path) => {
