@@ -230,14 +230,16 @@ export class LyingBuilder {
     const [honest, first] = [`${this.directory}/honest`, `${this.directory}/first`];
     writeFileSync(honest, readFileSync(`${this.directory}/command`), { mode: 0o755 });
     writeFileSync(first, "");
+    // It goes on for as long as there is a builder, though the client has gone.
     const slow = `
+      import { existsSync } from "node:fs";
       let left = 2048;
       const tick = () => {
         if (left > 0) { const chunk = process.stdin.read(Math.min(left, process.stdin.readableLength)); if (chunk) { left -= chunk.length; process.stdout.write(chunk); } }
         if (process.stdin.readableEnded) process.exit();
       };
       process.stdin.on("readable", tick).on("end", () => process.exit());
-      setInterval(() => { left = Math.max(left, 0) + ${bytesPerSecond / 20}; tick(); }, 50);`;
+      setInterval(() => { if (!existsSync(import.meta.filename)) process.exit(); left = Math.max(left, 0) + ${bytesPerSecond / 20}; tick(); }, 50);`;
     writeFileSync(`${this.directory}/slow.mjs`, slow);
     return this.replaceCommand(
       `if rm ${first} 2>/dev/null; then exec ${honest}; fi\n${honest} | '${process.execPath}' ${this.directory}/slow.mjs`,
