@@ -6,45 +6,54 @@ import { CliError } from "./stack.ts";
  */
 export type RemoteUse = "build" | "read" | "here";
 
-const here = new Set([
-  ...["", "eval", "config", "derivation", "hash", "help", "help-stores", "key", "nar", "registry", "repl", "search"],
-  ...["show-config", "show-derivation", "to-base16", "to-base32", "to-base64", "to-sri"],
-  ...[
-    "flake init",
-    "flake new",
-    "flake clone",
-    "flake info",
-    "flake metadata",
-    "flake lock",
-    "flake update",
-    "flake show",
-  ],
-]);
-const read = new Set([
-  ...["path-info", "store cat", "store info", "store ls", "store ping"],
-  ...["cat-store", "ls-store", "ping-store"],
-]);
+const here = setOf(`
+  eval config derivation hash help help-stores key nar registry repl search
+  show-config show-derivation to-base16 to-base32 to-base64 to-sri
+`);
+for (const sub of setOf("init new clone info metadata lock update show")) here.add(`flake ${sub}`);
+// Without a command Nix says what commands there are.
+here.add("");
+
+const read = setOf("path-info cat-store ls-store ping-store");
+for (const sub of setOf("cat info ls ping")) read.add(`store ${sub}`);
+
 /** Commands of two words. */
-const groups = new Set(["flake", "profile", "store"]);
-const others = [
-  ...[
-    "app",
-    "build",
-    "bundle",
-    "copy",
-    "daemon",
-    "dev-shell",
-    "develop",
-    "doctor",
-    "edit",
-    "env",
-    "fmt",
-    "formatter",
-    "log",
+const groups = setOf("flake profile store");
+
+const startsHere = (build: string): string =>
+  `needs on this machine what it starts; build that first (\`${build} INSTALLABLE\`), then leave out --remote-store, and it is there already`;
+const buildsWhatItStarts = (): string =>
+  "needs on this machine what it starts, and builds that by itself; leave out --remote-store";
+const linksHere = (build: string): string =>
+  `keeps links to this machine's store; build it first (\`${build} INSTALLABLE\`), then leave out --remote-store, and it is there already`;
+
+/** What can't be done there, and the way that works, for which `build` is the beginning of a command. */
+const refused: ReadonlyMap<string, (build: string) => string> = new Map([
+  [
+    "flake check",
+    (build) =>
+      `builds none of the checks there, whatever it says; build each one (\`${build} FLAKE#checks.SYSTEM.NAME\`), or leave out --remote-store`,
   ],
-  ...["print-dev-env", "realisation", "run", "shell", "upgrade-nix", "verify", "why-depends"],
-];
-const known = new Set([...here, ...read, ...groups, ...others]);
+  ["run", startsHere],
+  ["app", startsHere],
+  ["shell", startsHere],
+  ["develop", buildsWhatItStarts],
+  ["dev-shell", buildsWhatItStarts],
+  ["print-dev-env", buildsWhatItStarts],
+  ["profile", linksHere],
+  ["profile install", linksHere],
+  ["profile add", linksHere],
+  ["copy", () => "names the stores itself (--from, --to); leave out --remote-store"],
+]);
+
+const known = new Set([
+  ...[...here, ...read, ...groups, ...refused.keys()],
+  ...setOf("build bundle daemon doctor edit env fmt formatter log realisation upgrade-nix verify why-depends"),
+]);
+
+function setOf(list: string): Set<string> {
+  return new Set(list.trim().split(/\s+/));
+}
 
 /** Where what is for Nix ends, and what `nix run` hands to the program begins. */
 function end(words: readonly string[]): number {
@@ -104,33 +113,15 @@ export function remoteUse(words: readonly string[], builder: string): RemoteUse 
   const command = nixCommand(words);
   const forNix = wordsForNix(words);
   if (here.has(command) || asksAboutNix(forNix)) return "here";
-  const build = `fleet nix --remote-store ${builder} build`;
-  const instead = ((): string | undefined => {
-    switch (command) {
-      case "flake check":
-        return `builds none of the checks there, whatever it says; build each one (\`${build} FLAKE#checks.SYSTEM.NAME\`), or leave out --remote-store`;
-      case "run":
-      case "app":
-      case "shell":
-        return `needs on this machine what it starts; build that first (\`${build} INSTALLABLE\`), then leave out --remote-store, and it is there already`;
-      case "develop":
-      case "dev-shell":
-      case "print-dev-env":
-        return "needs on this machine what it starts, and builds that by itself; leave out --remote-store";
-      case "profile":
-      case "profile install":
-      case "profile add":
-        return `keeps links to this machine's store; build it first (\`${build} INSTALLABLE\`), then leave out --remote-store, and it is there already`;
-      case "copy":
-        return "names the stores itself (--from, --to); leave out --remote-store";
-      default:
-        return undefined;
-    }
-  })();
-  if (instead === undefined) refuseStores(forNix);
-  if (command !== "build" && !read.has(command))
-    throw new CliError(`\`nix ${command}\` with --remote-store ${instead ?? "is of no use; leave it out"}`);
-  if (command === "build" && forNix.includes("--profile"))
+  const instead = refused.get(command);
+  if (instead !== undefined)
+    throw new CliError(
+      `\`nix ${command}\` with --remote-store ${instead(`fleet nix --remote-store ${builder} build`)}`,
+    );
+  refuseStores(forNix);
+  if (read.has(command)) return "read";
+  if (command !== "build") throw new CliError(`\`nix ${command}\` with --remote-store is of no use; leave it out`);
+  if (forNix.includes("--profile"))
     throw new CliError("a profile is of this machine's store, so --profile can't be with --remote-store; leave it out");
-  return command === "build" ? "build" : "read";
+  return "build";
 }
