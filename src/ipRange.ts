@@ -26,37 +26,33 @@ export function networkRange(shortest: number, longest: number, kind: "private" 
   const place = kind === "private" ? ", in 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16" : "";
   const allowed = `${kind === "private" ? "a private" : "an"} IPv4 range of /${shortest} to /${longest}${place}`;
   const wrong = (input: unknown): string | undefined => {
-    if (typeof input !== "string" || !isRange(input) || !IPv4.isValid(input.split("/")[0] ?? "")) return allowed;
-    const bits = Number(input.split("/")[1]);
+    const range = parse(input);
+    if (typeof input !== "string" || range?.version !== 4) return allowed;
     const ends = [IPv4.networkAddressFromCIDR(input), IPv4.broadcastAddressFromCIDR(input)];
     const fits = kind === "any" || ends.every((end) => end.range() === "private");
-    return fits && bits >= shortest && bits <= longest ? wrongRange(input) : allowed;
+    return fits && range.bits >= shortest && range.bits <= longest ? wrongRange(input) : allowed;
   };
   return z.string().refine((text) => wrong(text) === undefined, { error: ({ input }) => wrong(input) });
 }
 
 /** What is allowed in place of a value; `undefined`: the value is a range, and its address the first one. */
 function wrongRange(input: unknown): string | undefined {
-  if (typeof input !== "string" || !isRange(input)) return examples;
-  const first = firstOf(input);
-  const [address = "", bits = ""] = input.split("/");
+  const range = parse(input);
+  if (typeof input !== "string" || range === undefined) return examples;
+  const { address, bits, version } = range;
+  const first = (version === 4 ? IPv4 : IPv6).networkAddressFromCIDR(input).toString();
   if (first === ipaddr.parse(address).toString()) return undefined;
-  return `${first}/${bits} for the whole range, or ${address}/${isIP(address) === 4 ? 32 : 128} for that address alone`;
+  return `${first}/${bits} for the whole range, or ${address}/${longestOf(version)} for that address alone`;
 }
 
-function isRange(text: string): boolean {
-  const [address = "", bits = "", ...rest] = text.split("/");
+/** @returns `undefined`: it is no range. */
+function parse(input: unknown): { address: string; bits: number; version: number } | undefined {
+  const [, address = "", bits = ""] = typeof input === "string" ? (/^([^/%]+)\/(\d{1,3})$/.exec(input) ?? []) : [];
   const version = isIP(address);
-  return (
-    rest.length === 0 &&
-    version !== 0 &&
-    !address.includes("%") &&
-    /^\d{1,3}$/.test(bits) &&
-    Number(bits) <= (version === 4 ? 32 : 128)
-  );
+  if (version === 0 || Number(bits) > longestOf(version)) return undefined;
+  return { address, bits: Number(bits), version };
 }
 
-/** Its first address, in the usual spelling. */
-function firstOf(range: string): string {
-  return (isIP(range.split("/")[0] ?? "") === 4 ? IPv4 : IPv6).networkAddressFromCIDR(range).toString();
+function longestOf(version: number): number {
+  return version === 4 ? 32 : 128;
 }
