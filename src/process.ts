@@ -75,6 +75,11 @@ export function runProgram(
   });
 }
 
+/** A word of a shell script that means itself. */
+export function shellWord(word: string): string {
+  return `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
 /** The words that run a program with no more memory than so many KiB. */
 export function bounded(kibibytes: number, ...words: readonly string[]): [program: string, words: string[]] {
   return ["sh", ["-c", `ulimit -d ${kibibytes}; exec "$@"`, "sh", ...words]];

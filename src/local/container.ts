@@ -23,6 +23,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { containerIds, groupMap, kvmGroup, userMap, type IdRange } from "./ids.ts";
 import { setupFolder, type LocalTools } from "./tools.ts";
+import { shellWord } from "../process.ts";
 import { complain } from "../terminal.ts";
 import { containerResolvConf, nameServer, refusedAddresses } from "./network.ts";
 
@@ -229,11 +230,6 @@ function daemonCommand({ directory, tools, ids }: Container): string {
   const words = ["env", "-i", ...containerEnvironment(directory, tools), cache, "NIX_REMOTE=", tools.nixDaemon];
   const become = ids === undefined ? asSingleUser(tools) : [];
   return [...become, ...words, "--store", `local?root=${directory}/root`].map(shellWord).join(" ");
-}
-
-/** A word of a shell script that means itself. */
-export function shellWord(word: string): string {
-  return `'${word.replaceAll("'", `'\\''`)}'`;
 }
 
 /** Words before a command that runs Nix in the container of an ordinary user: as its root, Nix would give up groups, which it may not there. */

@@ -1,14 +1,8 @@
 /** The configuration files of one local builder, as text. */
 import { defaultsFor, type Size } from "../bootstrap/defaults.ts";
-import {
-  asSingleUser,
-  containerEnvironment,
-  enterContainer,
-  shellWord,
-  socketOf,
-  type Container,
-} from "./container.ts";
+import { asSingleUser, containerEnvironment, enterContainer, socketOf, type Container } from "./container.ts";
 import { accountFiles, containerIds, containerUsers } from "./ids.ts";
+import { shellWord } from "../process.ts";
 import type { LocalMachine } from "./spec.ts";
 
 /** Name of the copy of `LocalTools.shell` in the builder's folder, and of its copy in the container. */

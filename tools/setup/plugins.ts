@@ -11,6 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
+import { shellWord } from "../../src/process.ts";
 import { privately } from "../discretion.ts";
 import { checkout, LaunchError } from "../launch.mjs";
 import { run } from "./commands.ts";
@@ -146,6 +147,6 @@ export function packageVersion(name: string): string {
 /** The launcher belongs to the checkout, not to the shared cache, because it points into the checkout. */
 function writeLauncher(path: string, main: string): void {
   mkdirSync(ownPrograms, { recursive: true });
-  writeFileSync(path, `#!/bin/sh\nexec node '${main.replaceAll("'", `'\\''`)}' "$@"\n`);
+  writeFileSync(path, `#!/bin/sh\nexec node ${shellWord(main)} "$@"\n`);
   chmodSync(path, 0o755);
 }

@@ -21,6 +21,7 @@ import { parse } from "yaml";
 import * as z from "zod";
 import { findLocalTools } from "../../../src/local/tools.ts";
 import { systems, type System } from "../../../src/nix/system.ts";
+import { shellWord } from "../../../src/process.ts";
 
 const userData = z.looseObject({
   ssh_keys: z.object({ ed25519_private: z.string(), ed25519_public: z.string() }),
@@ -179,7 +180,7 @@ export class Host implements Machine {
     // No package may be installed: what the emulated Debian lacks is missing on this machine.
     put("/usr/local/sbin/apt-get", "#!/bin/sh\nexit 1\n", 0o755);
     for (const [path, program] of Object.entries(diskPrograms)) put(path, program, 0o755);
-    const quoted = config.runcmd.map((words) => words.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(" "));
+    const quoted = config.runcmd.map((words) => words.map((word) => shellWord(word)).join(" "));
     put("/usr/local/sbin/cloud-init-runcmd", `#!/bin/sh\n${quoted.join("\n")}\n`, 0o755);
     if (fault === "nothing waits") put("/usr/local/sbin/sleep", "#!/bin/sh\n", 0o755);
     if (fault === "never opens SSH") put("/etc/no-sshd", "");
